@@ -1,0 +1,1 @@
+"""Bounds: inductive bias, information, generalisation."""

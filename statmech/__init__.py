@@ -1,0 +1,1 @@
+"""Statistical mechanics of learning: order parameters, phase diagrams, Monte Carlo."""

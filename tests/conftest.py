@@ -1,0 +1,72 @@
+"""Test settings: float64, strict promotion, warnings as errors (pyproject), checked annotations."""
+
+import os
+import sys
+import types
+from pathlib import Path
+from typing import Any
+
+CACHE = Path(__file__).resolve().parents[1] / ".cache" / "jax"
+os.environ.setdefault("MPLBACKEND", "Agg")
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "0")
+
+import jax
+import jaxtyping
+import pytest
+from beartype import BeartypeConf, beartype
+from hypothesis import HealthCheck, settings
+
+jax.config.update("jax_enable_x64", True)
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+# Compilation makes first examples slow, so no deadline; the same examples on every run.
+settings.register_profile(
+    "default",
+    deadline=None,
+    derandomize=True,
+    database=None,
+    max_examples=50,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.register_profile(
+    "thorough", settings.get_profile("default"), derandomize=False, max_examples=500
+)
+settings.load_profile("default")
+
+_checked = beartype(conf=BeartypeConf(is_pep484_tower=True))  # an int may stand for a float
+
+
+def typecheck(function):
+    """Check annotations at run time: all of a private function, the result of a public one.
+
+    Public functions refuse wrong arguments themselves, with their own errors, and the tests look
+    for those. Constructors are left alone: JAX calls that of a registered record with placeholders
+    in place of arrays.
+    """
+    name = function.__name__
+    if name == "__init__":
+        return function
+    if not name.startswith("_"):
+        result = function.__annotations__.get("return", Any)
+        function.__annotations__ = {"return": result}
+    return _checked(function)
+
+
+# The import hook wants the importable name of the checker, and tests are never imported by name.
+sys.modules["_typecheck"] = types.ModuleType("_typecheck")
+sys.modules["_typecheck"].typecheck = typecheck
+jaxtyping.install_import_hook(
+    ["deeplimits", "ntk", "gp", "statmech", "bounds"], "_typecheck.typecheck"
+)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def bounded_memory():
+    """Drop compiled programs after a module once they hold gigabytes (two workers share 24)."""
+    yield
+    statm = Path("/proc/self/statm")
+    if statm.exists() and int(statm.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") > 4e9:
+        jax.clear_caches()

@@ -62,9 +62,8 @@ def tail(eps: Any, degree: int) -> Any:
         eps: 1 - correlation in [0, 2]; the sign of the derivative is that of ``1 - eps``.
         degree: m >= 0.
     """
-    t = jnp.where(eps <= 1, eps, 2 - eps)
     # Rounding may leave eps a little outside [0, 2]; there the value is that at the end.
-    t = jnp.where(t > 0, t, 0)
+    t = jnp.maximum(jnp.minimum(eps, 2 - eps), 0)
     return t**degree * jnp.sqrt(t) * estrin(_tail_coefficients(degree, _double(t)), t)
 
 
@@ -110,11 +109,23 @@ def arcsine(x: Any, gap: Any) -> Any:
     return jnp.where(jnp.abs(x) <= 0.5, arc, outer)
 
 
+@jax.custom_jvp
 def arcsine_excess(x: Any, gap: Any) -> Any:
     """``arcsin(x) - x`` with full relative accuracy, given also ``gap = 1 - |x|``."""
     inner = jnp.abs(x) <= 0.5
-    w = jnp.where(inner, x * x, 0.25)
-    return jnp.where(inner, x * w * arcsine_correction(w), arcsine(x, gap) - x)
+    w = jnp.where(inner, x * x, gap / 2)
+    root = jnp.where(inner, x, 2 * jnp.sqrt(gap / 2))
+    rest = root * w * arcsine_correction(w)
+    outer = math.pi / 2 - (root + rest)
+    return jnp.where(inner, rest, jnp.where(x > 0, outer, -outer) - x)
+
+
+@arcsine_excess.defjvp
+def _arcsine_excess_jvp(primals: Any, tangents: Any) -> Any:
+    x, gap = primals
+    square = gap * (2 - gap)
+    inverse = _inverse_sqrt(square)
+    return arcsine_excess(x, gap), x * x * inverse / (1 + square * inverse) * tangents[0]
 
 
 def orthant(x: Any, gap: Any) -> Any:

@@ -27,7 +27,7 @@ import jax.numpy as jnp
 
 from deeplimits.errors import DomainError
 from ntk import piecewise
-from ntk.arccosine import ABRelu, RectifiedMonomial, Sign, Step
+from ntk.arccosine import ABRelu, RectifiedMonomial, Relu, Sign, Step
 from ntk.closed_forms import (
     Cos,
     Erf,
@@ -85,7 +85,7 @@ _REGISTRY: dict[str, Callable[[], Dual]] = {
     "log_sigmoid": _smooth(jax.nn.log_sigmoid),
     "mish": _smooth(jax.nn.mish),
     "rbf": Rbf,
-    "relu": lambda: ABRelu(0.0, 1.0),
+    "relu": Relu,
     "relu6": piecewise.relu6,
     "selu": Selu,
     "sigmoid": _smooth(jax.nn.sigmoid),

@@ -12,6 +12,7 @@ ends.
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass, field
 from typing import Any
@@ -79,15 +80,19 @@ class ABRelu(Dual):
         """``(K, Kdot, eps_out)``; see :meth:`ntk.duals.Dual.kernel`."""
         c = coordinates(q1, q2, eps)
         a, b = self._slopes(c.s)
-        jump2, product = (a - b) ** 2, a * b
+        jump2, product, norm = (a - b) ** 2, a * b, (a * a + b * b) / 2
+        one_sided = isinstance(product, float) and product == 0  # its terms are left out
         near = c.eps <= 1
         step, ramp = tail(c.eps, 0), tail(c.eps, 1)
-        K = c.s * (jump2 * (ramp + jnp.where(near, c.rho / 2, 0)) + product * c.rho)
-        Kdot = jump2 * jnp.where(near, 0.5 - step, step) + product
-        norm = (a * a + b * b) / 2
-        far = jnp.where(near, norm * c.eps, (a + b) ** 2 / 2 - product * (2 - c.eps))
-        gap = _scaled(far - jump2 * ramp, norm)
-        return K, Kdot, jnp.where(c.s > 0, gap, 1)
+        K = jump2 * (ramp + jnp.where(near, c.rho / 2, 0))
+        Kdot = jump2 * jnp.where(near, 0.5 - step, step)
+        if one_sided:
+            gap = norm * jnp.where(near, c.eps, 1)
+        else:
+            K, Kdot = K + product * c.rho, Kdot + product
+            gap = jnp.where(near, norm * c.eps, (a + b) ** 2 / 2 - product * (2 - c.eps))
+        gap = _scaled(gap - jump2 * ramp, norm)
+        return c.s * K, Kdot, jnp.where(c.s > 0, gap, 1)
 
     def variance(self, q: Any) -> Any:
         """``q (a^2 + b^2) / 2``."""
@@ -100,11 +105,24 @@ class ABRelu(Dual):
         return (b - a) / math.sqrt(2 * math.pi) * safe_sqrt(q)
 
 
+@functools.partial(jax.tree_util.register_dataclass, data_fields=(), meta_fields=())
+@dataclass(frozen=True)
+class Relu(ABRelu):
+    """``max(x, 0)``: :class:`ABRelu` with slopes 0 and 1 known to the compiler.
+
+    Source:
+        Cho & Saul (2009), section 2, n = 1. Check: ``tests/ntk/test_arccosine.py``.
+    """
+
+    a: float = field(default=0.0, init=False)
+    b: float = field(default=1.0, init=False)
+
+
 def _scaled(gap: Any, norm: Any) -> Any:
     """``gap / norm`` (1 where the activation is identically 0)."""
     if isinstance(norm, float):
         return gap * (1 / norm) if norm > 0 else jnp.ones_like(gap)
-    return safe_ratio(gap, norm, 1.0)
+    return jnp.where(norm > 0, gap * safe_ratio(jnp.ones_like(norm), norm, 0.0), 1)
 
 
 @jax.tree_util.register_dataclass

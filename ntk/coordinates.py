@@ -10,6 +10,7 @@ from __future__ import annotations
 import numbers
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -56,15 +57,27 @@ def floating(x: Any) -> Any:
     return x if jnp.issubdtype(x.dtype, jnp.floating) else x.astype(jnp.zeros(()).dtype)
 
 
+# The forms below end in the root or the quotient and not in a selection: XLA:CPU then stores the
+# values of rows and columns once, instead of computing them again for each pair of inputs.
+
+
+@jax.custom_jvp
 def safe_sqrt(x: Any) -> Any:
-    """Square root with derivative 0 (instead of infinity) at 0."""
-    return jnp.where(x > 0, jnp.sqrt(jnp.where(x > 0, x, 1)), 0)
+    """Square root with derivative 0 (instead of infinity) at 0; 0 for negative ``x``."""
+    return jnp.sqrt(jnp.where(x > 0, x, 0))
+
+
+@safe_sqrt.defjvp
+def _safe_sqrt_jvp(primals: Any, tangents: Any) -> Any:
+    (x,), (dx,) = primals, tangents
+    root = safe_sqrt(x)
+    return root, safe_ratio(0.5 * dx, root, 0.0)
 
 
 def safe_ratio(numerator: Any, denominator: Any, otherwise: float) -> Any:
     """``numerator / denominator``; ``otherwise`` (derivative 0) unless ``denominator > 0``."""
     positive = denominator > 0
-    return jnp.where(positive, numerator / jnp.where(positive, denominator, 1), otherwise)
+    return jnp.where(positive, numerator, otherwise) / jnp.where(positive, denominator, 1)
 
 
 def coordinates(q1: Any, q2: Any, eps: Any) -> Coordinates:
@@ -82,7 +95,12 @@ def half_power(q: Any, degree: int) -> Any:
 
 
 def parameter(value: Any, like: Any) -> Any:
-    """A parameter of a dual for use beside ``like``: a Python float, or an array of its dtype."""
+    """A parameter of a dual for use beside ``like``: a Python float, or an array of its dtype.
+
+    None stands for a 0 that is known at compile time.
+    """
+    if value is None:
+        return 0.0
     if isinstance(value, int | float):
         return float(value)
     return jnp.asarray(value).astype(like.dtype)

@@ -66,16 +66,17 @@ def _saturate(c: Coordinates, alpha: Any) -> _Saturated:
 class _Chord(NamedTuple):
     """Geometry of arcsin(r) against Phi, the mean of the row angles arcsin(u1^2), arcsin(u2^2).
 
-    rise = sin(Phi) - r >= 0; tangent = tan((Phi + arcsin r) / 2) and its secant; tilt =
-    sin((angle1 - angle2) / 2) and its cosine; sine = sin(Phi).
+    rise = sin(Phi) - r >= 0; tangent = tan((Phi + arcsin r) / 2) and its secant; bow =
+    1 - cos((angle1 - angle2) / 2); sine = sin(Phi); inverse_cosine =
+    1 / sqrt(1 - r^2).
     """
 
     rise: Any
     tangent: Any
     secant: Any
-    tilt: Any
-    tilt_cosine: Any
+    bow: Any
     sine: Any
+    inverse_cosine: Any
 
     @property
     def half(self) -> Any:
@@ -87,13 +88,18 @@ def _chord(c: Coordinates, p: _Saturated, alpha: Any) -> _Chord:
     y1, y2 = (jnp.sqrt(1 + 2 * alpha * s * s) for s in (c.s1, c.s2))
     sin1, sin2 = (alpha * s * s * v / (y + 1) for s, v, y in ((c.s1, p.v1, y1), (c.s2, p.v2, y2)))
     cos1, cos2 = (y1 + 1) * p.v1 / 2, (y2 + 1) * p.v2 / 2
+    quarter1, quarter2 = (jnp.sqrt((1 + cos) / 2) for cos in (cos1, cos2))
+    tan1, tan2 = sin1 / (1 + cos1), sin2 / (1 + cos2)
+    half_tilt = (quarter1 * quarter2) * (tan1 - tan2)
+    tilt = (cos1 * cos2) * (sin1 / cos1 - sin2 / cos2)
     sine = sin1 * cos2 + cos1 * sin2
     cosine = (y1 + y2) * (p.v1 * p.v2) / 2
-    tilt = sin1 * cos2 - cos1 * sin2
     rise = safe_ratio(tilt * tilt, sine + p.u, 0.0) + p.u * c.eps  # positive terms only
-    tangent = (sine + p.r) / (cosine + p.cosine)
+    inverse = 1 / ((cosine + p.cosine) * p.cosine)
+    tangent = (sine + p.r) * (p.cosine * inverse)
     secant = jnp.sqrt(1 + tangent * tangent)
-    return _Chord(rise, tangent, secant, tilt, cos1 * cos2 + sin1 * sin2, sine)
+    inverse_cosine = (cosine + p.cosine) * inverse
+    return _Chord(rise, tangent, secant, 2 * half_tilt * half_tilt, sine, inverse_cosine)
 
 
 def _self_angle(q: Any, alpha: Any) -> Any:
@@ -113,7 +119,7 @@ class Erf(Dual):
     Args:
         a: height, default 1.
         b: slope, default 1.
-        c: offset, default 0.
+        c: offset, default 0 (kept as None, so that no code is compiled for it).
 
     Raises:
         DomainError: a parameter that is not a finite real number.
@@ -129,6 +135,8 @@ class Erf(Dual):
 
     def __post_init__(self) -> None:
         check_parameters({}, a=self.a, b=self.b, c=self.c)
+        if isinstance(self.c, int | float) and self.c == 0:
+            object.__setattr__(self, "c", None)
 
     def _parameters(self, like: Any) -> tuple[Any, Any, Any]:
         """``(a^2, 2 b^2, c)``."""
@@ -149,9 +157,10 @@ class Erf(Dual):
         upper = (2 / math.pi) * a2 * arcsine(p.r, p.gap) + c * c
         lower = 4 * a2 * orthant(p.r, p.gap) + (c * c - a2)
         K = jnp.where(p.r < -0.5, lower, upper)
-        Kdot = (2 / math.pi) * a2 * alpha * p.v1 * p.v2 / p.cosine
-        gap = _odd_gap(pair, p, alpha)
-        if isinstance(c, float) and c == 0:
+        g = _chord(pair, p, alpha)
+        Kdot = (2 / math.pi) * a2 * alpha * p.v1 * p.v2 * g.inverse_cosine
+        gap = _odd_gap(pair, p, g)
+        if self.c is None:
             return K, Kdot, gap
         root1, root2 = (safe_sqrt(self._odd_variance(s * s)) for s in (pair.s1, pair.s2))
         return K, Kdot, offset_gap(gap, root1, root2, c)
@@ -172,21 +181,19 @@ class Erf(Dual):
         return jnp.zeros_like(q) + parameter(self.c, q)
 
 
-def _odd_gap(c: Coordinates, p: _Saturated, alpha: Any) -> Any:
+def _odd_gap(c: Coordinates, p: _Saturated, g: _Chord) -> Any:
     r"""Gap of ``erf`` without offset.
 
     Features are scaled by ``1 / u_i``, so that almost linear ones (small variances) have no
     difference of large terms left:
     :math:`V u = (D - \sin\Phi + r) + \sin\Phi (1 - \cos\beta) + u \varepsilon - \ldots`
     """
-    g = _chord(c, p, alpha)
     bend = 2 * arcsine_excess(g.half, 1 - g.half) + g.rise * g.tangent**2 / (1 + g.secant)
-    tilt = g.sine * g.tilt**2 / (1 + g.tilt_cosine)
     excess1, excess2 = _angle_ratio_excess(p.u1, p.v1), _angle_ratio_excess(p.u2, p.v2)
     length = (p.u1 - p.u2) * (p.u1 * excess1 - p.u2 * excess2) / 2
     root1, root2 = jnp.sqrt(1 + excess1), jnp.sqrt(1 + excess2)
-    difference = (excess1 - excess2) / (root1 + root2)
-    total = bend + tilt - length + p.u * (c.eps - difference * difference / 2)
+    difference = excess1 / (1 + root1) - excess2 / (1 + root2)
+    total = bend + g.sine * g.bow - length + p.u * (c.eps - difference * difference / 2)
     norm1, norm2 = (safe_ratio(1.0, u * root, 0.0) for u, root in ((p.u1, root1), (p.u2, root2)))
     return clip_gap(jnp.where(p.u > 0, total * norm1 * norm2, 1))
 

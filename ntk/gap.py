@@ -18,12 +18,18 @@ import numpy as np
 from ntk.coordinates import coordinates, floating, safe_ratio, safe_sqrt
 
 
+@jax.custom_jvp
 def clip_gap(gap: Any) -> Any:
     """``gap`` clipped to [0, 2] within rounding; the derivative is that of ``gap``.
 
     A plain clip would halve the derivative on the diagonal, where the gap is exactly 0.
     """
-    return gap + jax.lax.stop_gradient(jnp.clip(gap, 0, 2) - gap)
+    return jnp.clip(gap, 0, 2)
+
+
+@clip_gap.defjvp
+def _clip_gap_jvp(primals: Any, tangents: Any) -> Any:
+    return clip_gap(*primals), tangents[0]
 
 
 def correlation_gap(variogram: Any, root1: Any, root2: Any) -> Any:

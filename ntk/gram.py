@@ -19,8 +19,9 @@ from ntk import kernel_fn as kf
 from ntk.layers import Layer
 from ntk.state import Rows
 
-#: Side of a square tile: three float32 tiles fit a 1 MB second-level cache.
-TILE = 256
+#: Side of a square tile: the working set of a float32 tile (gap and tangent kernel before and after
+#: a layer) fits a 2 MB second-level cache.
+TILE = 400
 
 
 def gram(
@@ -43,7 +44,7 @@ def gram(
         x1: ``(n1, d)`` or ``(n1, *pos, channels)``.
         x2: likewise, or None for the symmetric Gram of ``x1`` (exactly symmetric result).
         get: ``"nngp"``, ``"ntk"`` or a tuple of these (named tuple of arrays).
-        block_size: side of a tile; ``"auto"`` is 256 for our networks and 512 for other kernels.
+        block_size: side of a tile; ``"auto"`` is 400 for our networks and 512 for other kernels.
         diagonal: only ``k(x_i, x_i)``, shape ``(n1,)``, at O(n1) cost.
         progress: show a progress bar on standard error when more than 100 tiles are computed.
         out, engine: reserved for Grams on disk and on many machines.
@@ -123,10 +124,8 @@ def tiled(
         if x2 is None
         else [take(rows2, _start(j, sides[1], n2)[0], sides[1]) for j in range(-(-n2 // sides[1]))]
     )
-    shapes = jax.eval_shape(
-        functools.partial(kf.compare_rows, with_ntk=with_ntk, names=names),
-        *(rest, blocks1[0], None if x2 is None else blocks2[0]),
-    )
+    first = (rest, blocks1[0], None if x2 is None else blocks2[0])
+    shapes = compare.eval_shape(*first, with_ntk=with_ntk, names=names)
     if len(shapes[0].shape) != 2:
         return None
     outs = tuple(np.empty((n1, n2), shape.dtype) for shape in shapes)
@@ -158,7 +157,7 @@ def _start(index: int, side: int, n: int) -> tuple[int, int]:
 
 
 @functools.cache
-def _compiled_parts() -> tuple[Callable[..., Any], ...]:
+def _compiled_parts() -> tuple[Any, ...]:
     """Compiled once: preparing inputs, cutting a block of rows, comparing two blocks."""
 
     def prepare(network: Layer, x: Any) -> tuple[Any, Rows]:

@@ -56,7 +56,7 @@ def evaluate(layer: Layer, x1: Any, x2: Any = None, get: Any = None) -> Any:
         if names is not None and set(names) <= {"nngp", "ntk"} and not _traced(layer, x1, x2):
             from ntk.gram import TILE, tiled
 
-            if x1.shape[0] * (x1 if x2 is None else x2).shape[0] > 4 * TILE**2:
+            if x1.shape[0] * (x1 if x2 is None else x2).shape[0] > TILE**2:
                 arrays = tiled(layer, x1, x2, names)
                 if arrays is not None:
                     return pack(get, tuple(jnp.asarray(a) for a in arrays))
@@ -148,7 +148,17 @@ def compare_rows(
             f"The network ends in {len(out)} branches; end it with FanInSum, FanInProd or "
             "FanInConcat to get one kernel."
         )
+    if rows2 is None:
+        out = symmetric(out)
     return out.forget() if names is None else select(out, names)
+
+
+def symmetric(k: Kernel) -> Kernel:
+    """Exactly symmetric; fused multiply-adds round ``a b - c d`` and ``c d - a b`` differently."""
+    pairs = {name: getattr(k, name) for name in ("eps", "nngp", "ntk")}
+    return k.replace(
+        **{n: a if a is None else (a + jnp.swapaxes(a, 0, 1)) / 2 for n, a in pairs.items()}
+    )
 
 
 def _compare(layer: Layer, x1: Any, x2: Any, with_ntk: bool, names: Any) -> Any:

@@ -18,13 +18,14 @@ import jax.numpy as jnp
 
 from deeplimits.errors import DomainError, ShapeError, UnsupportedLayerError
 from deeplimits.validate import as_key, choice, integer
-from ntk.coordinates import check_parameters, safe_sqrt
+from ntk.coordinates import check_parameters, safe_ratio, safe_sqrt
 from ntk.duals import Dual
 from ntk.gap import clip_gap
 from ntk.state import (
     Kernel,
+    covariance,
     gap_from_distance,
-    inverse_or_zero,
+    in_one_pass,
     new_token,
     pin_diagonal,
     squared_distance,
@@ -202,8 +203,9 @@ class Dense(Layer):
     def propagate(self, k: Any) -> Kernel:
         r"""The recursion above, with the gap in a form without cancellation.
 
-        With :math:`P = \sqrt{q_1' q_2'}`, :math:`P \varepsilon' = w^2 s_1 s_2 \varepsilon +
-        w^2 b^2 (s_1 - s_2)^2 / (P + w^2 s_1 s_2 + b^2)`: all terms are non-negative.
+        With :math:`\tan\varphi_i = b / (w s_i)`, :math:`\varepsilon' = \cos\varphi_1
+        \cos\varphi_2\, \varepsilon + 2 \sin^2 \frac{\varphi_1 - \varphi_2}{2}`: both terms are
+        non-negative, and a pair of inputs costs no division.
         """
         k = single(k, "Dense")
         w2 = cast(self.W_std, k) ** 2
@@ -211,18 +213,15 @@ class Dense(Layer):
         cov1, cov2, eps = w2 * k.cov1, None if k.cov2 is None else w2 * k.cov2, k.eps
         nngp = w2 * k.nngp
         if b2 is not None:
-            s1, s2 = (
-                safe_sqrt(jnp.expand_dims(cov1, 1)),
-                safe_sqrt(k.replace(cov1=cov1, cov2=cov2).q2),
-            )
-            cov1, cov2 = cov1 + b2, None if cov2 is None else cov2 + b2
-            out = k.replace(cov1=cov1, cov2=cov2)
-            r1, r2 = inverse_or_zero(safe_sqrt(out.q1)), inverse_or_zero(safe_sqrt(out.q2))
-            p = safe_sqrt(out.q1) * safe_sqrt(out.q2)
-            both = s1 * s2
-            extra = b2 * (s1 - s2) ** 2 * inverse_or_zero(p + both + b2)
-            eps = jnp.where(p > 0, clip_gap((both * eps + extra) * (r1 * r2)), 1)
-            nngp = nngp + b2
+            out = k.replace(cov1=cov1 + b2, cov2=None if cov2 is None else cov2 + b2)
+            rows = _bias_angle(cov1, b2)
+            columns = rows if cov2 is None else _bias_angle(cov2, b2)
+            cosine1, half1, tangent1 = (jnp.expand_dims(a, 1) for a in rows)
+            cosine2, half2, tangent2 = (jnp.expand_dims(a, 0) for a in columns)
+            turn = (half1 * half2) * (tangent1 - tangent2)
+            eps = clip_gap((cosine1 * cosine2) * eps + turn * turn)
+            cov1, cov2 = out.cov1, out.cov2
+            nngp = covariance(out.replace(eps=eps))
         ntk = None
         if k.ntk is not None and self.parameterization == "ntk":
             ntk = nngp + w2 * k.ntk
@@ -244,6 +243,17 @@ class Dense(Layer):
             tokens=frozenset({token}),
             uid=token,
         )
+
+
+def _bias_angle(cov: Any, b2: Any) -> tuple[Any, Any, Any]:
+    """``cos phi``, ``2^(1/4) cos(phi / 2)`` and ``tan(phi / 2)`` of ``phi = atan(b / sqrt(cov))``.
+
+    The angle is 0 where both are 0: the gap of a zero row, which is 1, is then kept.
+    """
+    total = cov + b2
+    cosine = safe_sqrt(safe_ratio(cov, total, 1.0))
+    sine = safe_sqrt(safe_ratio(b2 * jnp.ones_like(cov), total, 0.0))
+    return cosine, jnp.sqrt((1 + cosine) * math.sqrt(0.5)), sine / (1 + cosine)
 
 
 @layer(data=("dual",))
@@ -287,12 +297,13 @@ def gaussian_average(dual: Dual, k: Kernel) -> Kernel:
     nngp, slope, eps = dual.kernel(k.q1, k.q2, k.eps)
     if k.x1_is_x2:
         eps = pin_diagonal(eps, dual.variance(k.cov1))
+    eps, ntk = in_one_pass(eps, None if k.ntk is None else k.ntk * slope, k.cov1)
     return k.replace(
         cov1=dual.variance(k.cov1),
         cov2=None if k.cov2 is None else dual.variance(k.cov2),
         eps=eps,
         nngp=nngp,
-        ntk=None if k.ntk is None else k.ntk * slope,
+        ntk=ntk,
         mean1=dual.mean(k.cov1),
         mean2=None if k.cov2 is None else dual.mean(k.cov2),
         source=k,

@@ -17,7 +17,7 @@ from ntk.layers import Activation
 
 def Relu() -> Activation:
     """``max(x, 0)``."""
-    return Activation(arccosine.ABRelu(0.0, 1.0))
+    return Activation(arccosine.Relu())
 
 
 def LeakyRelu(alpha: Any) -> Activation:

@@ -78,15 +78,27 @@ class Repeat(Layer):
         before, k = k.tokens, k.forget().replace(tokens=frozenset({token}), uid=token)
         reached: list[frozenset[int]] = []
 
-        def step(carry: Kernel, _: None) -> tuple[Kernel, None]:
+        def step(packed: tuple[Kernel, Any], _: None) -> tuple[tuple[Kernel, Any], None]:
+            carry = _unpack(*packed)
             out = self.inner.propagate(carry.replace(nngp=covariance(carry)))
             reached.append(out.tokens)
             out = out.forget().replace(tokens=carry.tokens, uid=token, nngp=None)
-            return jax.tree.map(lambda new, old: new.astype(old.dtype), out, carry), None
+            return jax.tree.map(lambda new, old: new.astype(old.dtype), _pack(out), packed), None
 
-        k, _ = lax.scan(step, k.replace(nngp=None), None, length=steps)
+        k = _unpack(*lax.scan(step, _pack(k.replace(nngp=None)), None, length=steps)[0])
         tokens = frozenset({new_token()}) | (before if token in reached[0] else frozenset())
         return k.replace(nngp=covariance(k), tokens=tokens, uid=new_token())
+
+
+def _pack(k: Kernel) -> tuple[Kernel, Any]:
+    """``eps`` and ``ntk`` as one complex array: see :func:`ntk.state.in_one_pass`."""
+    if k.ntk is None:
+        return k, None
+    return k.replace(eps=None, ntk=None), lax.complex(k.eps, k.ntk)
+
+
+def _unpack(k: Kernel, both: Any) -> Kernel:
+    return k if both is None else k.replace(eps=lax.real(both), ntk=lax.imag(both))
 
 
 def _structure(k: Kernel) -> Any:

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from ntk.coordinates import safe_sqrt
+from ntk.coordinates import safe_ratio, safe_sqrt
 from ntk.duals import Dual
 from ntk.gap import clip_gap
 
@@ -120,8 +120,7 @@ class Kernel:
 
 def inverse_or_zero(s: Any) -> Any:
     """``1/s``, and 0 where ``s`` is 0."""
-    positive = s > 0
-    return jnp.where(positive, 1 / jnp.where(positive, s, 1), 0)
+    return safe_ratio(jnp.ones_like(s), s, 0.0)
 
 
 def squared_distance(k: Kernel) -> Any:
@@ -136,6 +135,29 @@ def gap_from_distance(distance: Any, q1: Any, q2: Any) -> Any:
     scale = inverse_or_zero(s1) * inverse_or_zero(s2)
     gap = (distance - (s1 - s2) ** 2) * (0.5 * scale)
     return jnp.where(scale > 0, clip_gap(gap), 1)
+
+
+@jax.custom_jvp
+def in_one_pass(eps: Any, ntk: Any, cov: Any) -> tuple[Any, Any]:
+    """``(eps, ntk)`` unchanged; on CPUs computed together, once, and stored.
+
+    Why: XLA:CPU compiles two results to two loops, each of which computes their common parts (root
+    and polynomials of the arc cosine) again, and again for each later layer. Here the two are the
+    parts of one complex array, and a loop that never runs (a variance is not negative) keeps the
+    compiler from looking through it.
+    """
+    if jax.default_backend() != "cpu":
+        return eps, ntk
+    both = eps if ntk is None else lax.complex(eps, ntk)
+    turns = (cov.reshape(-1)[0] < 0).astype(jnp.int32)
+    start = (jnp.zeros((), jnp.int32), both)
+    both = lax.while_loop(lambda s: s[0] < turns, lambda s: (s[0] + 1, -s[1]), start)[1]
+    return (both, None) if ntk is None else (lax.real(both), lax.imag(both))
+
+
+@in_one_pass.defjvp
+def _in_one_pass_jvp(primals: Any, tangents: Any) -> Any:
+    return in_one_pass(*primals), tangents[:2]
 
 
 def pin_diagonal(eps: Any, cov: Any) -> Any:
@@ -225,31 +247,35 @@ def unit_gap(u: Any, v: Any, same: bool = False) -> Any:
     r"""``1 - u . v`` for unit rows, with full relative accuracy near 0 and 2; 1 for zero rows.
 
     Why not ``1 - u @ v.T``: its absolute error is that of the dot product (1e-7 in float32), so two
-    points at relative distance 1e-4 get an arbitrary angle. Rows with a suspiciously small gap are
-    recomputed from the difference, ``|u - v|^2 / 2`` (or ``2 - |u + v|^2 / 2`` near antipodes).
-    ``same`` says that ``u`` is ``v``, so that the diagonal is no reason to recompute a row.
+    points at relative distance 1e-4 get an arbitrary angle. Columns with a suspiciously small gap
+    are recomputed from the difference, ``|u - v|^2 / 2`` (or ``2 - |u + v|^2 / 2`` near antipodes).
+    ``same`` says that ``u`` is ``v``, so that the diagonal is no reason to recompute a column.
     """
     if u.shape[-1] <= 16:
         return lax.map(lambda row: _difference_gap(row, v), u)
     gap = jnp.clip(1 - jnp.matmul(u, v.T, precision=lax.Precision.HIGHEST), 0, 2)
     close = 1e-3 if gap.dtype != jnp.float64 else 1e-5
-    near = (gap < close) | (gap > 2 - close)
-    suspicious = jnp.any(near & ~jnp.eye(len(u), dtype=bool) if same else near, axis=1)
+    extent = jnp.abs(1 - gap)
+    if same:
+        extent = jnp.where(jnp.eye(len(u), dtype=bool), 0, extent)
+    # By columns of the tile: a maximum over the leading axis runs in vector registers.
+    suspicious = jnp.max(extent, axis=0) > 1 - close
 
-    def recompute_row(state: tuple[Any, Any]) -> tuple[Any, Any]:
+    def recompute_column(state: tuple[Any, Any]) -> tuple[Any, Any]:
         todo, gap = state
-        i = jnp.argmax(todo)
-        row = _difference_gap(lax.dynamic_index_in_dim(u, i, keepdims=False), v)
-        return todo.at[i].set(False), lax.dynamic_update_slice(gap, row[None], (i, 0 * i))
+        j = jnp.argmax(todo)
+        column = _difference_gap(lax.dynamic_index_in_dim(v, j, keepdims=False), u)
+        return todo.at[j].set(False), lax.dynamic_update_slice(gap, column[:, None], (0 * j, j))
 
-    return lax.while_loop(lambda s: jnp.any(s[0]), recompute_row, (suspicious, gap))[1]
+    return lax.while_loop(lambda s: jnp.any(s[0]), recompute_column, (suspicious, gap))[1]
 
 
 def _difference_gap(row: Any, v: Any) -> Any:
     """Gap between one unit row and the rows of ``v`` from their differences and sums."""
     apart = jnp.sum((row[None] - v) ** 2, axis=-1) / 2
     along = jnp.sum((row[None] + v) ** 2, axis=-1) / 2
-    zero = ~(jnp.any(row != 0) & jnp.any(v != 0, axis=-1))
+    # |row|^2 + |v|^2: 2 for unit rows, at most 1 if one of them is zero
+    zero = apart + along < 1.5
     return jnp.where(zero, 1, jnp.clip(jnp.where(apart <= 1, apart, 2 - along), 0, 2))
 
 

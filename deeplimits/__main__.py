@@ -77,7 +77,12 @@ def _parser() -> argparse.ArgumentParser:
 def _demo(options: argparse.Namespace) -> int:
     import importlib
 
-    importlib.import_module("deeplimits.demo").main(options.out)
+    demo = importlib.import_module("deeplimits.demo")
+    try:
+        demo.main(options.out)
+    except demo.FailedClaimError as error:
+        print(f"deeplimits demo: {error}", file=sys.stderr)
+        return 1
     return 0
 
 

@@ -56,9 +56,10 @@ def log_evidence(K: Any, y: Any, noise: Any) -> jax.Array:
 def log_evidence_grid(gram: Any, y: Any, *, noise: float, **axes: Any) -> xr.Dataset:
     """Log evidence over a grid of kernel hyper-parameters.
 
-    Example: ``log_evidence_grid(jax.jit(lambda W_std, b_std: net(W_std, b_std).nngp(X)), y,
-    noise=0.05, W_std=np.linspace(1, 2, 9), b_std=np.linspace(0, 1, 9))``; with ``jit`` the kernel
-    is compiled once for the whole grid.
+    Example: ``kernel = jax.jit(lambda X, W_std, b_std: ntk.mlp(2, "erf", W_std=W_std,
+    b_std=b_std).nngp(X))``, then ``log_evidence_grid(functools.partial(kernel, X), y, noise=0.05,
+    W_std=np.linspace(1, 2, 9), b_std=np.linspace(0, 1, 9))``; the kernel is compiled once for the
+    whole grid (``X`` is an argument, or it would be compiled in as a constant).
 
     Args:
         gram: callable of the hyper-parameters (keywords, floats) that returns the ``(n, n)`` kernel

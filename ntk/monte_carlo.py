@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from deeplimits.errors import DomainError, UnsupportedLayerError
+from deeplimits.errors import DomainError
 from deeplimits.precision import working_dtype
 from deeplimits.validate import as_inputs, as_key, choice, integer, same_features
 from ntk.empirical import empirical_ntk
@@ -50,7 +50,9 @@ def monte_carlo_kernel(
 
     ``"nngp"``: :math:`f(x) f(x')^T / O` over the ``O`` outputs; ``"ntk"``: mean over outputs of the
     diagonal of the tangent kernel (:func:`ntk.empirical_ntk`). The finite widths are those given to
-    the layers, so the mean differs from the limit at order 1/width.
+    the layers, so the mean differs from the limit at order 1/width. With ``Dropout`` every row of
+    ``x1`` and of ``x2`` has a mask of its own, and Jacobians are held for all rows at once (memory:
+    ``batch_size n O`` sets of parameters).
 
     Args:
         net: network with a finite ``init``/``apply``.
@@ -75,12 +77,6 @@ def monte_carlo_kernel(
     integer(n_samples, "n_samples", at_least=2)
     integer(batch_size, "batch_size", at_least=1)
     choice(get, "get", ("nngp", "ntk"))
-    nodes = jax.tree.leaves(net, is_leaf=lambda node: isinstance(node, Dropout))
-    if get == "ntk" and any(isinstance(n, Dropout) and n.mode == "train" for n in nodes):
-        raise UnsupportedLayerError(
-            "get='ntk' of a network with Dropout in train mode: the empirical NTK goes row by row, "
-            "so all inputs would share one mask. Use get='nngp', or Dropout(rate, mode='test')."
-        )
     x1 = as_inputs(x1, "x1")
     if x2 is not None:
         x2 = as_inputs(x2, "x2")
@@ -97,6 +93,8 @@ def monte_carlo_kernel(
 def _moments(net: Layer, keys: Any, x1: Any, x2: Any, get: str, batch_size: int) -> Any:
     """Mean and variance of the kernel over the keys."""
     wide = jnp.zeros(()).dtype
+    nodes = jax.tree.leaves(net, is_leaf=lambda node: isinstance(node, Dropout))
+    masks = any(isinstance(node, Dropout) and node.mode == "train" for node in nodes)
 
     def one(key: Any) -> Any:
         key_init, key_apply = jax.random.split(key)
@@ -106,11 +104,34 @@ def _moments(net: Layer, keys: Any, x1: Any, x2: Any, get: str, batch_size: int)
         def f(p: Any, x: Any) -> Any:
             return net.apply(p, x, key=key_apply)
 
+        if get == "ntk" and masks:
+            return _masked_ntk(net, params, x1, x2, key_apply).astype(wide)
         if get == "ntk":
             return empirical_ntk(f, params, x1, x2).astype(wide)
         f1 = f(params, x1)
-        f2 = f1 if x2 is None else f(params, x2)
+        f2 = f1 if x2 is None else net.apply(params, x2, key=jax.random.fold_in(key_apply, 1))
         return (jnp.matmul(f1, f2.T) / f1.shape[-1]).astype(wide)
 
     kernels = jax.lax.map(one, keys, batch_size=batch_size)
     return jnp.mean(kernels, axis=0), jnp.var(kernels, axis=0, ddof=1)
+
+
+def _masked_ntk(net: Layer, params: Any, x1: Any, x2: Any, key: Any) -> Any:
+    """Tangent kernel averaged over outputs, with one key and so one mask for each row."""
+
+    def jacobians(x: Any, key: Any) -> Any:
+        def row(r: Any, k: Any) -> Any:
+            return jax.jacrev(lambda p: net.apply(p, r[None], key=k)[0])(params)
+
+        return jax.vmap(row)(x, jax.random.split(key, x.shape[0]))
+
+    key1, key2 = jax.random.split(key)
+    J1 = jacobians(x1, key1)
+    J2 = J1 if x2 is None else jacobians(x2, key2)
+
+    def contract(a: Any, b: Any) -> Any:  # (n, O, *parameter)
+        a, b = (j.reshape(j.shape[0], -1) for j in (a, b))
+        return jnp.matmul(a, b.T)
+
+    outputs = jax.tree.leaves(J1)[0].shape[1]
+    return sum(jax.tree.leaves(jax.tree.map(contract, J1, J2))) / outputs

@@ -8,6 +8,8 @@ from typing import Any
 
 CACHE = Path(__file__).resolve().parents[1] / ".cache" / "jax"
 os.environ.setdefault("MPLBACKEND", "Agg")
+# Two workers on two cores: BLAS threads would wait for each other.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "0")

@@ -13,6 +13,7 @@ from deeplimits import __version__
 from deeplimits import claims as registry
 from deeplimits.__main__ import main
 from deeplimits.claims import Claim, load_claims, register
+from deeplimits.demo import FailedClaimError
 
 
 @pytest.fixture(autouse=True)
@@ -104,10 +105,20 @@ def test_demo_passes_the_folder_on(monkeypatch):
     seen = []
     module = types.ModuleType("deeplimits.demo")
     module.main = seen.append
+    module.FailedClaimError = FailedClaimError
     monkeypatch.setitem(sys.modules, "deeplimits.demo", module)
     assert main(["demo", "--out", "somewhere"]) == 0
     assert main(["demo"]) == 0
     assert seen == ["somewhere", "out"]
+
+
+def test_demo_with_a_failed_claim_exits_with_1(monkeypatch, capsys):
+    def fail(out):
+        raise FailedClaimError("1 claims failed: no.")
+
+    monkeypatch.setattr("deeplimits.demo.main", fail)
+    assert main(["demo"]) == 1
+    assert capsys.readouterr().err == "deeplimits demo: 1 claims failed: no.\n"
 
 
 def test_as_a_process_with_x64_off_outside():

@@ -13,6 +13,10 @@ from ntk.compose import as_layer
 from ntk.layers import Layer, layer
 from ntk.state import Kernel, covariance, new_token
 
+#: Up to this many copies the finite network is written out, for the structured empirical NTK and
+#: Taylor expansions, which do not look into compiled loops.
+UNROLL = 8
+
 
 @layer(data=("inner",), meta=("n",))
 class Repeat(Layer):
@@ -27,11 +31,15 @@ class Repeat(Layer):
     n: int
 
     def init(self, key: Any, input_shape: Any) -> tuple[Any, Any]:
-        """Parameters ``(first, rest)``; ``rest`` has a leading axis of length ``n - 1``."""
+        """Parameters ``(first, rest)``.
+
+        ``rest`` is a tuple with an entry for each further copy if there are at most ``UNROLL``
+        copies, else a tree of arrays with a leading axis of length ``n - 1``.
+        """
         first_key, rest_key = jax.random.split(key)
         shape, first = self.inner.init(first_key, input_shape)
         if self.n == 1:
-            return shape, (first, None)
+            return shape, (first, ())
         again = self.inner.init(rest_key, shape)[0]
         if tuple(again) != tuple(shape):
             raise ShapeError(
@@ -39,21 +47,25 @@ class Repeat(Layer):
                 f"into {again}."
             )
         keys = jax.random.split(rest_key, self.n - 1)
+        if self.n <= UNROLL:
+            return shape, (first, tuple(self.inner.init(k, shape)[1] for k in keys))
         return shape, (first, jax.vmap(lambda k: self.inner.init(k, shape)[1])(keys))
 
     def apply(self, params: Any, x: Any, *, key: Any = None) -> Any:
         """Apply the copies in order."""
         first, rest = params
-        keys = None if key is None else jax.random.split(key, self.n)
-        x = self.inner.apply(first, x, key=None if keys is None else keys[0])
-        if self.n == 1:
+        keys = [None] * self.n if key is None else jax.random.split(key, self.n)
+        x = self.inner.apply(first, x, key=keys[0])
+        if self.n <= UNROLL:
+            for p, sub in zip(rest, keys[1:], strict=True):
+                x = self.inner.apply(p, x, key=sub)
             return x
 
         def step(x: Any, inputs: Any) -> tuple[Any, None]:
             p, sub = inputs
             return self.inner.apply(p, x, key=sub), None
 
-        return lax.scan(step, x, (rest, None if keys is None else keys[1:]))[0]
+        return lax.scan(step, x, (rest, None if key is None else keys[1:]))[0]
 
     def propagate(self, k: Any) -> Any:
         """Propagate through all copies."""

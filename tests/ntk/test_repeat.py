@@ -1,5 +1,6 @@
 """repeat: equal to the unrolled network, compile time independent of depth, accurate when deep."""
 
+import itertools
 import time
 
 import jax
@@ -54,18 +55,23 @@ def test_equals_the_unrolled_network(name, n):
         np.testing.assert_allclose(a.ntk, b.ntk, atol=1e-13 * scale)
 
 
+@pytest.mark.parametrize("n", [4, 10], ids=["written out", "loop"])
 @pytest.mark.parametrize("name", ["relu", "residual", "dropout"])
-def test_finite_network_has_independent_copies_and_the_right_covariance(name):
-    net = ntk.serial(ntk.Dense(3, 1.0, 0.3), ntk.repeat(BLOCKS[name](), 4), ntk.Dense(2))
+def test_finite_network_has_independent_copies_and_the_right_covariance(name, n):
+    net = ntk.serial(ntk.Dense(3, 1.0, 0.3), ntk.repeat(BLOCKS[name](), n), ntk.Dense(2))
     init_fn, apply_fn, _ = net
     shape, params = init_fn(0, (-1, 3))
     assert shape == (-1, 2)
-    leaves = jax.tree.leaves(params[1][1])
-    assert all(leaf.shape[0] == 3 for leaf in leaves)
-    assert all(float(jnp.abs(leaf[0] - leaf[1]).min()) > 0 for leaf in leaves)
-    unrolled = ntk.serial(ntk.Dense(3, 1.0, 0.3), *[BLOCKS[name]()] * 4, ntk.Dense(2))
     first, rest = params[1]
-    copies = [first] + [jax.tree.map(lambda leaf, i=i: leaf[i], rest) for i in range(3)]
+    if n == 4:
+        copies = [first, *rest]
+    else:
+        copies = [first, *(jax.tree.map(lambda leaf, i=i: leaf[i], rest) for i in range(n - 1))]
+    assert len(copies) == n
+    for one, other in itertools.combinations(copies[1:], 2):
+        pairs = zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True)
+        assert all(float(jnp.abs(a - b).min()) > 0 for a, b in pairs)
+    unrolled = ntk.serial(ntk.Dense(3, 1.0, 0.3), *[BLOCKS[name]()] * n, ntk.Dense(2))
     flat = (params[0], *(p for copy in copies for p in copy), params[2])
     x = jnp.asarray(inputs())
     if name != "dropout":  # the two networks split their keys differently

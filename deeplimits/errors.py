@@ -49,6 +49,10 @@ class UnstableLearningRateError(DomainError):
     """A learning rate above the stability limit of the linearised dynamics."""
 
 
+class NoCriticalInitialisation(DeepLimitsError, ValueError):
+    """No choice of weight and bias variance makes a deep network with this activation critical."""
+
+
 class DeepLimitsWarning(UserWarning):
     """Base class of every warning issued by this project."""
 

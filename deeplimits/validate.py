@@ -46,6 +46,16 @@ def _as_float(x: Any, name: str) -> Any:
     return x
 
 
+def as_real(value: Any, name: str) -> Any:
+    """A Python number as it is, anything else as a floating array.
+
+    Raises:
+        ShapeError: ragged nested sequences.
+        DomainError: complex, non-numeric or masked.
+    """
+    return value if isinstance(value, int | float) else _as_float(value, name)
+
+
 def finite(x: Any, name: str) -> None:
     """Raise :class:`DomainError` if concrete ``x`` holds NaN or infinity."""
     if is_traced(x):

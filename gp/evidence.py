@@ -76,7 +76,7 @@ def log_evidence_grid(gram: Any, y: Any, *, noise: float, **axes: Any) -> xr.Dat
         ShapeError, DomainError: bad targets, noise, axes or kernel matrix.
     """
     number(noise, "noise", at_least=0)
-    targets = np.asarray(as_targets(y, np.shape(y)[0] if np.ndim(y) else 0), np.float64)
+    targets = np.asarray(as_targets(y, len(y) if hasattr(y, "__len__") else 0), np.float64)
     grids = {name: np.asarray(values, np.float64) for name, values in axes.items()}
     bad = [name for name, grid in grids.items() if grid.ndim != 1 or grid.size == 0]
     check(

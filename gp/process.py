@@ -145,8 +145,8 @@ class GP:
         """
         x = inputs(X, "X")
         n = x.shape[0]
-        vector = np.ndim(y) == 1
         targets = np.asarray(as_targets(y, n), np.float64)
+        vector = np.ndim(y) == 1
         noise = as_noise(self.noise, n)
         size_guard(n, self.max_points, "X")
         matrix, dtype = kernel_matrix(self.kernel, x)

@@ -117,7 +117,7 @@ def check_parameters(bounds: dict[str, dict[str, float]], **values: Any) -> None
         DomainError: not one finite real number within its bounds.
     """
     for name, value in values.items():
-        if isinstance(value, numbers.Number | np.generic | str):
+        if isinstance(value, numbers.Number | np.generic | str | list | tuple):
             number(value, name, **bounds.get(name, {}))
 
 

@@ -19,9 +19,9 @@ from typing import Any, ClassVar
 import jax.numpy as jnp
 import numpy as np
 
-from deeplimits.errors import DomainError, UnsupportedLayerError
+from deeplimits.errors import DomainError, ShapeError, UnsupportedLayerError
 from deeplimits.precision import working_dtype
-from deeplimits.validate import is_traced
+from deeplimits.validate import as_real, is_traced
 
 
 class Dual:
@@ -94,9 +94,18 @@ def gap_arguments(q11: Any, q12: Any, q22: Any, eps: Any = None) -> tuple[Any, A
 
     Raises:
         DomainError: negative variance, NaN, or ``|q12| > sqrt(q11 q22)`` beyond 1e-9 (float64).
+        ShapeError: shapes that do not broadcast together.
     """
+    q11, q12, q22 = (as_real(a, n) for a, n in ((q11, "q11"), (q12, "q12"), (q22, "q22")))
     dtype = working_dtype(q11, q12, q22, eps)
     q11, q12, q22 = (jnp.asarray(a, dtype) for a in (q11, q12, q22))
+    try:
+        np.broadcast_shapes(q11.shape, q12.shape, q22.shape)
+    except ValueError:
+        raise ShapeError(
+            "q11, q12 and q22 must have shapes that broadcast together, got "
+            f"{q11.shape}, {q12.shape} and {q22.shape}."
+        ) from None
     if not any(is_traced(a) for a in (q11, q12, q22)):
         slack = 1e-9 if dtype == jnp.float64 else 1e-5
         for name, q in (("q11", q11), ("q22", q22)):

@@ -72,7 +72,7 @@ def parse_get(get: Any) -> tuple[str, ...] | None:
     """The names in ``get`` as a tuple; None for the record."""
     if get is None:
         return None
-    names = (get,) if isinstance(get, str) else tuple(get)
+    names = tuple(get) if isinstance(get, tuple | list) else (get,)
     unknown = [n for n in names if n not in FIELDS]
     if unknown or not names:
         raise DomainError(

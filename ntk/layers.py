@@ -66,7 +66,16 @@ class Layer:
     @property
     def init_fn(self) -> Callable[..., tuple[Any, Any]]:
         """``init_fn(key, input_shape) -> (output_shape, params)``."""
-        return lambda key, input_shape: self.init(as_key(key), tuple(input_shape))
+
+        def init(key: Any, input_shape: Any) -> tuple[Any, Any]:
+            if len(input_shape) < 2:
+                raise ShapeError(
+                    "input_shape must be (n, d) or (n, *spatial, channels), with any n; "
+                    f"got {tuple(input_shape)}."
+                )
+            return self.init(as_key(key), tuple(input_shape))
+
+        return init
 
     @property
     def apply_fn(self) -> Callable[..., Any]:
@@ -176,6 +185,8 @@ class Dense(Layer):
 
     def init(self, key: Any, input_shape: Any) -> tuple[Any, Any]:
         """Weights ``(fan_in, out_dim s_out)`` and bias ``(out_dim s_out,)`` or None."""
+        if self.W_std is None:
+            raise DomainError("W_std must be a number >= 0, got None.")
         fan_in = self._fan_in(input_shape[-1])
         units = self.out_dim * (self.s[1] if self.parameterization == "standard" else 1)
         key_w, key_b = jax.random.split(key)
@@ -190,6 +201,11 @@ class Dense(Layer):
     def apply(self, params: Any, x: Any, *, key: Any = None) -> Any:
         """``x`` of shape ``(n, *pos, fan_in)`` to ``(n, *pos, units)``."""
         W, b = params
+        if x.shape[-1] != W.shape[0]:
+            raise ShapeError(
+                f"x has {x.shape[-1]} channels (shape {x.shape}), but the parameters are for "
+                f"{W.shape[0]}."
+            )
         if self.parameterization == "ntk":
             z = jnp.matmul(x, W) * (jnp.asarray(self.W_std, x.dtype) / math.sqrt(W.shape[0]))
             return (
@@ -207,6 +223,8 @@ class Dense(Layer):
         \cos\varphi_2\, \varepsilon + 2 \sin^2 \frac{\varphi_1 - \varphi_2}{2}`: both terms are
         non-negative, and a pair of inputs costs no division.
         """
+        if self.W_std is None:
+            raise DomainError("W_std must be a number >= 0, got None.")
         k = single(k, "Dense")
         w2 = cast(self.W_std, k) ** 2
         b2 = None if self.b_std is None else cast(self.b_std, k) ** 2

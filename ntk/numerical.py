@@ -15,8 +15,8 @@ from jax import lax
 
 from deeplimits.errors import ConvergenceError, DomainError, PrecisionWarning
 from deeplimits.precision import working_dtype
-from deeplimits.validate import is_traced
-from ntk.coordinates import Coordinates, check_parameters, coordinates, floating, safe_sqrt
+from deeplimits.validate import is_traced, number
+from ntk.coordinates import Coordinates, coordinates, floating, safe_sqrt
 from ntk.duals import gap_arguments
 from ntk.elementwise import Plain, Scalar, Square, slope, typed
 from ntk.hermite_dual import hermite_kernel, moment, remainder
@@ -126,8 +126,7 @@ def numerical_dual(
         DomainError: the callable cannot be traced, is complex, mixes entries, or is not finite.
         PrecisionWarning: (warning) it seems to have kinks that were not declared.
     """
-    kinks = tuple(sorted({float(t) for t in kinks}))
-    check_parameters({}, **{f"kinks[{i}]": t for i, t in enumerate(kinks)})
+    kinks = tuple(sorted({float(number(t, f"kinks[{i}]")) for i, t in enumerate(kinks)}))
     dual = NumericalDual(_elementwise(function), kinks, nodes)
     check_function(dual, 1.0, 1.0, working_dtype())
     return dual
@@ -154,8 +153,13 @@ def _elementwise(function: Callable[[Any], Any]) -> Any:
             f"The activation {function!r} must map a real scalar to a real scalar, got {scalar}."
         )
     mapped = Scalar(function)
-    if array is None or array.shape != shapes[0].shape:
+    if array is None:
         return mapped
+    if getattr(array, "shape", None) != shapes[0].shape:
+        raise DomainError(
+            f"The activation {function!r} is not elementwise: it turns an array of shape "
+            f"{shapes[0].shape} into {getattr(array, 'shape', array)}."
+        )
     x = jnp.linspace(-2, 2, 6, dtype=dtype).reshape(2, 3)
     if not np.allclose(Plain(function)(x), mapped(x), rtol=1e-5, atol=1e-5, equal_nan=True):
         raise DomainError(

@@ -36,8 +36,8 @@ notebooks: $(VENV)/.dev  ## run every notebooks/*.py and write the .ipynb with i
 bench: $(VENV)/.dev  ## run every script in benchmarks/
 	@set -e; for script in benchmarks/[a-z]*.py; do echo "== $$script"; $(BIN)/python "$$script"; done
 
-docs: $(VENV)/.docs  ## build the HTML pages into docs/_build
-	$(BIN)/python -m sphinx -q -W -b html docs docs/_build
+docs: $(VENV)/.docs  ## build the HTML pages into docs/_build/html
+	$(BIN)/python -m sphinx -q -W -b html -d docs/_build/.doctrees docs docs/_build/html
 
 lint: $(VENV)/.dev  ## style, format and types
 	$(BIN)/ruff check .
@@ -45,7 +45,7 @@ lint: $(VENV)/.dev  ## style, format and types
 	$(BIN)/mypy
 
 clean:  ## remove everything that make has made
-	rm -rf $(VENV) .cache out dist build docs/_build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .cache out dist build docs/_build docs/notebooks .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Stamps: .made = an empty environment, .core = the library, .dev = with tests and checks.

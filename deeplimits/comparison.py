@@ -85,7 +85,7 @@ class Comparison:
         return "; ".join(parts + list(self.problems))
 
     def table(self) -> str:
-        """Markdown: one row per size (the entry with the largest |z|), then the verdict."""
+        """Markdown: one row per size (the entry with the largest ``|z|``), then the verdict."""
         claim = self.claim
         lines = [f"**{claim.name}**" + (f": {claim.statement}" if claim.statement else "")]
         details = [claim.quantity, claim.source]

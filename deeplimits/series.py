@@ -86,6 +86,7 @@ def autocorrelation_time(series: ArrayLike, *, c: float = 5.0) -> Autocorrelatio
 
     Source: A. Sokal (1997), section 3 [sokal1997]; bias correction: U. Wolff, Comput. Phys. Commun.
         156, 143 (2004), eq. (49) [wolff2004]; half weight of the last term derived here.
+
     Check: tests/deeplimits/test_statistics.py::test_autocorrelation_time_of_ar1
     """
     number(c, "c", above=0)
@@ -121,6 +122,7 @@ def effective_sample_size(series: ArrayLike) -> Any:
         DomainError: not real, NaN or infinite.
 
     Source: :func:`autocorrelation_time`.
+
     Check: tests/deeplimits/test_statistics.py::test_effective_sample_size
     """
     time = autocorrelation_time(series)
@@ -153,6 +155,7 @@ def blocking(series: ArrayLike) -> Blocking:
 
     Source: H. Flyvbjerg and H. G. Petersen, J. Chem. Phys. 91, 461 (1989) [flyvbjerg1989]; plateau
         test: R. M. Lee et al., Phys. Rev. E 83, 066706 (2011) [lee2011].
+
     Check: tests/deeplimits/test_statistics.py::test_blocking_of_ar1
     """
     x = as_samples(series, "series", at_least=8)

@@ -46,6 +46,7 @@ from deeplimits.errors import (
     DomainError as DomainError,
     JitterWarning as JitterWarning,
     MissingDependencyError as MissingDependencyError,
+    NoCriticalInitialisation as NoCriticalInitialisation,
     NotPositiveDefiniteError as NotPositiveDefiniteError,
     PrecisionError as PrecisionError,
     PrecisionWarning as PrecisionWarning,

@@ -32,7 +32,14 @@ from deeplimits.validate import as_key, choice, number
 MODULES = (
     "deeplimits.claims_foundation",
     "ntk.claims",
+    "ntk.claims_depth",
+    "ntk.claims_criticality",
+    "ntk.claims_finite_width",
+    "ntk.claims_spectra",
     "gp.claims",
+    "gp.claims_finite_width",
+    "gp.claims_regression",
+    "gp.claims_mixtures",
     "statmech.claims",
     "bounds.claims",
 )

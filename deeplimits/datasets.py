@@ -23,6 +23,7 @@ from deeplimits import validate
 from deeplimits.errors import DataError, DomainError, ShapeError
 from deeplimits.idx import load_idx as load_idx
 from deeplimits.idx import read_known
+from deeplimits.pytrees import register_dataclass
 from deeplimits.typing import Array, ArrayLike, Key
 
 CC_BY = "CC BY 4.0 (UCI Machine Learning Repository)"
@@ -35,7 +36,7 @@ FASHION_NAMES = (
 
 
 @functools.partial(
-    jax.tree_util.register_dataclass,
+    register_dataclass,
     data_fields=("X", "y"),
     meta_fields=("name", "source", "licence", "feature_names", "target_names", "image_shape"),
 )

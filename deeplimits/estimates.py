@@ -10,15 +10,15 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-import jax
 import numpy as np
 
 from deeplimits.errors import DomainError, ShapeError
+from deeplimits.pytrees import register_dataclass
 from deeplimits.typing import ArrayLike
 from deeplimits.validate import finite
 
 
-@jax.tree_util.register_dataclass
+@register_dataclass
 @dataclass(frozen=True)
 class Estimate:
     """A mean with its standard error; ``dof`` counts the degrees of freedom behind the error.
@@ -31,7 +31,7 @@ class Estimate:
     dof: Any = math.inf
 
 
-@jax.tree_util.register_dataclass
+@register_dataclass
 @dataclass(frozen=True)
 class Interval:
     """A number (or array) with its confidence interval ``[low, high]`` at ``level``."""

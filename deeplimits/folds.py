@@ -12,13 +12,14 @@ import jax.numpy as jnp
 from deeplimits.errors import ConvergenceError
 from deeplimits.newton import VectorMap, diagnose, implicit, newton
 from deeplimits.precision import require_x64
+from deeplimits.pytrees import register_dataclass
 from deeplimits.roots import as_float64, check_function
 from deeplimits.solvers import Function
 from deeplimits.typing import ArrayLike
 from deeplimits.validate import choice, finite, is_traced, number
 
 
-@jax.tree_util.register_dataclass
+@register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Fold:
     """A point where two branches meet and disappear.

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from deeplimits.pytrees import register_dataclass
 from deeplimits.typing import Array
 
 #: A function of one flat vector, and a solver ``(g, start) -> (x, steps)`` of ``g(x) = 0``.
@@ -16,7 +17,7 @@ VectorMap = Callable[[jax.Array], jax.Array]
 Solver = Callable[[VectorMap, jax.Array], tuple[jax.Array, jax.Array]]
 
 
-@jax.tree_util.register_dataclass
+@register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Root:
     """A root or fixed point with what is needed to trust it; NaN in ``x`` where it failed.

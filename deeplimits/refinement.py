@@ -7,10 +7,10 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-import jax
 import numpy as np
 
 from deeplimits.errors import ConvergenceError, DomainError, ShapeError
+from deeplimits.pytrees import register_dataclass
 from deeplimits.typing import Array, ArrayLike
 from deeplimits.validate import finite, integer, is_traced, number
 
@@ -20,7 +20,7 @@ _BLOCK = 2**21  # points evaluated at once (16 MiB an array)
 _ROUNDING = 8 * float(np.finfo(np.float64).eps)
 
 
-@jax.tree_util.register_dataclass
+@register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Expectation:
     """A Gaussian expectation and its error.

@@ -12,17 +12,17 @@ import warnings
 from dataclasses import dataclass
 from typing import Any
 
-import jax
 import numpy as np
 import scipy.fft
 
 from deeplimits.errors import PrecisionWarning, ShapeError
 from deeplimits.estimates import as_samples
+from deeplimits.pytrees import register_dataclass
 from deeplimits.typing import ArrayLike
 from deeplimits.validate import number
 
 
-@jax.tree_util.register_dataclass
+@register_dataclass
 @dataclass(frozen=True)
 class AutocorrelationTime:
     """Integrated autocorrelation time per chain: ``tau`` with ``stderr``, and the ``window`` used.
@@ -42,7 +42,7 @@ class AutocorrelationTime:
         return self.length >= 50 * np.maximum(self.tau, 1.0)
 
 
-@jax.tree_util.register_dataclass
+@register_dataclass
 @dataclass(frozen=True)
 class Blocking:
     """Mean of a correlated series with the error at which blocking levels off.

@@ -11,7 +11,6 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-import jax
 import numpy as np
 import scipy.stats
 
@@ -22,6 +21,7 @@ from deeplimits.estimates import as_samples as as_samples
 from deeplimits.estimates import covariance_with_error as covariance_with_error
 from deeplimits.estimates import mean_with_error as mean_with_error
 from deeplimits.estimates import variance_with_error as variance_with_error
+from deeplimits.pytrees import register_dataclass
 from deeplimits.resampling import bootstrap as bootstrap
 from deeplimits.series import AutocorrelationTime as AutocorrelationTime
 from deeplimits.series import Blocking as Blocking
@@ -32,7 +32,7 @@ from deeplimits.typing import ArrayLike
 from deeplimits.validate import integer, number
 
 
-@jax.tree_util.register_dataclass
+@register_dataclass
 @dataclass(frozen=True)
 class PowerLawFit:
     r"""``values = amplitude * sizes ** exponent`` with the interval of the exponent.

@@ -14,3 +14,40 @@ from gp.dynamics import (
     max_learning_rate as max_learning_rate,
 )
 from gp.predictive import StoppingScore as StoppingScore
+
+# Choosing hyper-parameters by evidence
+from gp.maximize_evidence import (
+    EvidenceMaximum as EvidenceMaximum,
+    maximize_evidence as maximize_evidence,
+)
+
+# Draws of whole functions, data that arrive in blocks
+from gp.pathwise import (
+    FeatureDraws as FeatureDraws,
+    FunctionDraws as FunctionDraws,
+    pathwise as pathwise,
+)
+from gp.stream import Stream as Stream, stream as stream
+
+# Measured learning curves of kernel regression
+from gp.regression_curves import (
+    RegressionCurve as RegressionCurve,
+    predicted_curve as predicted_curve,
+    regression_curve as regression_curve,
+    subset_regression_curve as subset_regression_curve,
+)
+
+# Predictions of finite networks at order 1/n
+from gp.finite_width import (
+    FiniteWidthPrediction as FiniteWidthPrediction,
+    finite_width_linearized as finite_width_linearized,
+    finite_width_posterior as finite_width_posterior,
+)
+
+# Other libraries
+from gp.adapters import (
+    GPClassifier as GPClassifier,
+    GPRegressor as GPRegressor,
+    to_gpjax as to_gpjax,
+    to_tinygp as to_tinygp,
+)

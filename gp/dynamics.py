@@ -17,12 +17,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import scipy.linalg
 
 from deeplimits.errors import DomainError, ShapeError, UnstableLearningRateError
+from deeplimits.pytrees import register_dataclass
 from deeplimits.validate import as_square, as_targets, check, choice, integer, number
 from gp.filters import Filter, descent_filter, flow_filter, heavy_ball_filter
 from gp.linalg import (
@@ -389,7 +389,7 @@ class TrainedEnsemble:
         return float(np.mean((missing / diagonal[:, None]) ** 2))
 
 
-jax.tree_util.register_dataclass(
+register_dataclass(
     TrainedEnsemble,
     ["X", "y", "times", "rate", "values", "vectors", "residual", "gain", "targets", "initial"],
     ["n_null", "net", "vector"],

@@ -25,6 +25,7 @@ from deeplimits.errors import (
     ShapeError,
 )
 from deeplimits.precision import float64_scope
+from deeplimits.pytrees import register_dataclass
 from deeplimits.validate import (
     as_square,
     check,
@@ -138,7 +139,7 @@ class Factor:
     jitter: float
 
 
-jax.tree_util.register_dataclass(Factor, ["chol", "jitter"], [])
+register_dataclass(Factor, ["chol", "jitter"], [])
 
 
 def factorize(

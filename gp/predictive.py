@@ -12,6 +12,7 @@ import scipy.special
 
 from deeplimits.errors import DomainError, ShapeError
 from deeplimits.precision import float64_scope
+from deeplimits.pytrees import register_dataclass
 from deeplimits.validate import as_key, as_targets, check, integer, is_traced, number
 from gp.linalg import factorize, nonnegative, psd_root
 
@@ -222,6 +223,6 @@ class StoppingScore:
     score: np.ndarray
 
 
-jax.tree_util.register_dataclass(StoppingScore, ["time", "index", "times", "score"], [])
-jax.tree_util.register_dataclass(Gaussian, ["mean", "cov", "rounding"], [])
-jax.tree_util.register_dataclass(PointPredictions, ["mean", "var", "residual"], [])
+register_dataclass(StoppingScore, ["time", "index", "times", "score"], [])
+register_dataclass(Gaussian, ["mean", "cov", "rounding"], [])
+register_dataclass(PointPredictions, ["mean", "var", "residual"], [])

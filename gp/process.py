@@ -19,6 +19,7 @@ import scipy.linalg
 
 from deeplimits.errors import DomainError
 from deeplimits.precision import float64_scope
+from deeplimits.pytrees import register_dataclass
 from deeplimits.validate import as_inputs, as_targets, check, integer, number, same_features
 from gp.linalg import (
     Kernel,
@@ -349,7 +350,5 @@ def _rebuild(meta: tuple[Kernel, int], leaves: Any) -> GP:
 jax.tree_util.register_pytree_node(
     GP, lambda model: ((model.noise, model.noise_rel), (model.kernel, model.max_points)), _rebuild
 )
-jax.tree_util.register_dataclass(FitInfo, ["jitter", "noise"], ["n", "dtype"])
-jax.tree_util.register_dataclass(
-    Posterior, ["X", "y", "chol", "white", "weights", "info"], ["kernel", "vector"]
-)
+register_dataclass(FitInfo, ["jitter", "noise"], ["n", "dtype"])
+register_dataclass(Posterior, ["X", "y", "chol", "white", "weights", "info"], ["kernel", "vector"])

@@ -78,6 +78,81 @@ from ntk.tangent_operator import empirical_ntk_operator as empirical_ntk_operato
 from ntk.linearize import linearize as linearize, taylor_expand as taylor_expand
 from ntk.monte_carlo import monte_carlo_kernel as monte_carlo_kernel
 
+# Limits of depth
+from ntk.infinite_depth import InfiniteDepth as InfiniteDepth, infinite_depth as infinite_depth
+from ntk.consistent import (
+    activation_for_dimension as activation_for_dimension,
+    sine_for_dimension as sine_for_dimension,
+)
+
+from ntk.hermite_series import hermite_series as hermite_series, series_dual as series_dual
+
+# Criticality and mean field
+from ntk.single_input import nearby_inputs as nearby_inputs, single_input as single_input
+from ntk.critical_init import CriticalInit as CriticalInit, critical_init as critical_init
+from ntk.mean_field import MeanField as MeanField, mean_field as mean_field
+from ntk.edge_of_chaos import (
+    DepthLimits as DepthLimits,
+    depth_limits as depth_limits,
+    order_to_chaos as order_to_chaos,
+)
+
+from ntk.phase_diagram import (
+    phase_diagram as phase_diagram,
+    plot_phase_diagram as plot_phase_diagram,
+)
+
+# Finite width at order 1/n
+from ntk.finite_width import finite_width as finite_width
+from ntk.finite_width_record import FiniteWidth as FiniteWidth
+from ntk.exact_homogeneous import (
+    ExactHomogeneous as ExactHomogeneous,
+    exact_homogeneous as exact_homogeneous,
+)
+from ntk.single_input_asymptotics import (
+    DepthSlopes as DepthSlopes,
+    critical_learning_rates as critical_learning_rates,
+    depth_slopes as depth_slopes,
+)
+from ntk.aspect_ratio import (
+    AspectRatio as AspectRatio,
+    fluctuation_growth as fluctuation_growth,
+    optimal_aspect_ratio as optimal_aspect_ratio,
+    optimal_residual as optimal_residual,
+)
+from ntk.residual_width import (
+    ResidualWidth as ResidualWidth,
+    residual_width as residual_width,
+    sample_residual_width as sample_residual_width,
+)
+from ntk.finite_width_sampling import (
+    SampledFiniteWidth as SampledFiniteWidth,
+    sample_finite_width as sample_finite_width,
+)
+from ntk.finite_width_extrapolation import (
+    compare_finite_width as compare_finite_width,
+    extrapolate_width as extrapolate_width,
+)
+
+# Spectra, learning curves, lazy and rich training
+from ntk.spectrum import (
+    Spectrum as Spectrum,
+    mercer_coefficients as mercer_coefficients,
+    sphere_spectrum as sphere_spectrum,
+)
+from ntk.zonal import power_kernel_eigenvalues as power_kernel_eigenvalues
+from ntk.hypercube import (
+    hypercube_spectrum as hypercube_spectrum,
+    series_spectrum as series_spectrum,
+)
+from ntk.gram_spectrum import GramSpectrum as GramSpectrum, gram_spectrum as gram_spectrum
+from ntk.learning_curves import LearningCurve as LearningCurve, learning_curve as learning_curve
+from ntk.lazy_rich import (
+    abc_exponents as abc_exponents,
+    diagonal_network as diagonal_network,
+    kernel_movement as kernel_movement,
+)
+
 # Other libraries
 from ntk.interop import (
     ExternalNetwork as ExternalNetwork,

@@ -17,9 +17,9 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 
+from deeplimits.pytrees import register_dataclass
 from ntk._arcs import arcsine, tail
 from ntk.coordinates import (
     check_degree,
@@ -34,7 +34,7 @@ from ntk.coordinates import (
 from ntk.duals import Dual
 
 
-@jax.tree_util.register_dataclass
+@register_dataclass
 @dataclass(frozen=True)
 class ABRelu(Dual):
     r"""Piecewise linear ``a min(x, 0) + b max(x, 0)``: ReLU (0, 1), leaky (alpha, 1), abs (-1, 1).
@@ -105,7 +105,7 @@ class ABRelu(Dual):
         return (b - a) / math.sqrt(2 * math.pi) * safe_sqrt(q)
 
 
-@functools.partial(jax.tree_util.register_dataclass, data_fields=(), meta_fields=())
+@functools.partial(register_dataclass, data_fields=(), meta_fields=())
 @dataclass(frozen=True)
 class Relu(ABRelu):
     """``max(x, 0)``: :class:`ABRelu` with slopes 0 and 1 known to the compiler.
@@ -125,7 +125,7 @@ def _scaled(gap: Any, norm: Any) -> Any:
     return jnp.where(norm > 0, gap * safe_ratio(jnp.ones_like(norm), norm, 0.0), 1)
 
 
-@jax.tree_util.register_dataclass
+@register_dataclass
 @dataclass(frozen=True)
 class RectifiedMonomial(Dual):
     r"""Rectified power ``max(x, 0)^degree`` (degree 0: the :class:`Step`).
@@ -238,7 +238,7 @@ def _rectified_gap(eps: Any, m: int) -> Any:
     return jnp.where(near, smooth + part if m % 2 == 0 else smooth - part, 1 - part)
 
 
-@jax.tree_util.register_dataclass
+@register_dataclass
 @dataclass(frozen=True)
 class Step(Dual):
     r"""Heaviside step, 1 for x > 0, 0 for x < 0 and 1/2 at 0.
@@ -284,7 +284,7 @@ class Step(Dual):
         return jnp.full_like(floating(q), 0.5)
 
 
-@jax.tree_util.register_dataclass
+@register_dataclass
 @dataclass(frozen=True)
 class Sign(Dual):
     r"""Sign of the input, 0 at 0.

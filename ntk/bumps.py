@@ -9,9 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 
+from deeplimits.pytrees import register_dataclass
 from ntk.coordinates import (
     Coordinates,
     check_parameters,
@@ -42,7 +42,7 @@ def _bump(c: Coordinates, beta: Any) -> tuple[Any, Any]:
     return M, z / ((1 + root) * (1 + jnp.sqrt(root)))
 
 
-@jax.tree_util.register_dataclass
+@register_dataclass
 @dataclass(frozen=True)
 class Gaussian(Dual):
     r"""Gaussian bump ``a exp(b x^2)`` with ``b < 0``.
@@ -95,7 +95,7 @@ class Gaussian(Dual):
         return parameter(self.a, q) / jnp.sqrt(1 - 2 * parameter(self.b, q) * q)
 
 
-@jax.tree_util.register_dataclass
+@register_dataclass
 @dataclass(frozen=True)
 class Gabor(Dual):
     r"""Gabor function ``exp(-x^2) sin x``.

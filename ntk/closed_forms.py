@@ -12,10 +12,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 
 from deeplimits.errors import UnsupportedLayerError
+from deeplimits.pytrees import register_dataclass
 from ntk.bumps import Gabor, Gaussian
 from ntk.coordinates import check_parameters, coordinates, floating, parameter
 from ntk.duals import Dual
@@ -37,7 +37,7 @@ __all__ = [
 ]
 
 
-@jax.tree_util.register_dataclass
+@register_dataclass
 @dataclass(frozen=True)
 class Linear(Dual):
     r"""Identity: :math:`K = q_{12}`, :math:`\dot K = 1`.
@@ -64,7 +64,7 @@ class Linear(Dual):
         return jnp.zeros_like(floating(q))
 
 
-@jax.tree_util.register_dataclass
+@register_dataclass
 @dataclass(frozen=True)
 class Rbf(Dual):
     r"""Feature ``sqrt(2) sin(sqrt(2 gamma) x + pi/4)`` of the squared-exponential kernel.
@@ -109,7 +109,7 @@ class Rbf(Dual):
         return jnp.exp(-parameter(self.gamma, q) * q)
 
 
-@jax.tree_util.register_dataclass
+@register_dataclass
 @dataclass(frozen=True)
 class Exp(Dual):
     r"""Exponential ``a exp(b x)``.
@@ -160,7 +160,7 @@ class Exp(Dual):
         return a * jnp.exp(b * b / 2 * q)
 
 
-@jax.tree_util.register_dataclass
+@register_dataclass
 @dataclass(frozen=True)
 class ExpNormalized(Dual):
     r"""Exponential kernel of the correlation; a kernel only, without a finite network.

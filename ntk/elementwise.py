@@ -14,10 +14,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from deeplimits.pytrees import register_dataclass
 from ntk.duals import Dual
 
 
-@functools.partial(jax.tree_util.register_dataclass, data_fields=[], meta_fields=["function"])
+@functools.partial(register_dataclass, data_fields=[], meta_fields=["function"])
 @dataclass(frozen=True)
 class Plain:
     """A user's callable ``function(array) -> array``."""
@@ -29,7 +30,7 @@ class Plain:
         return jnp.asarray(self.function(x)).astype(x.dtype)
 
 
-@functools.partial(jax.tree_util.register_dataclass, data_fields=[], meta_fields=["function"])
+@functools.partial(register_dataclass, data_fields=[], meta_fields=["function"])
 @dataclass(frozen=True)
 class Scalar:
     """A callable that only accepts scalars, mapped over the entries of an array."""
@@ -42,7 +43,7 @@ class Scalar:
         return flat.reshape(x.shape)
 
 
-@functools.partial(jax.tree_util.register_dataclass, data_fields=["outer", "inner"], meta_fields=[])
+@functools.partial(register_dataclass, data_fields=["outer", "inner"], meta_fields=[])
 @dataclass(frozen=True)
 class Composition:
     """``outer(inner(x))``."""
@@ -55,7 +56,7 @@ class Composition:
         return self.outer.fn(self.inner.fn(x))
 
 
-@functools.partial(jax.tree_util.register_dataclass, data_fields=["terms"], meta_fields=[])
+@functools.partial(register_dataclass, data_fields=["terms"], meta_fields=[])
 @dataclass(frozen=True)
 class Sum:
     """``sum_i terms[i](x)``."""
@@ -67,7 +68,7 @@ class Sum:
         return functools.reduce(lambda a, b: a + b, [d.fn(x) for d in self.terms])
 
 
-@functools.partial(jax.tree_util.register_dataclass, data_fields=["factors"], meta_fields=[])
+@functools.partial(register_dataclass, data_fields=["factors"], meta_fields=[])
 @dataclass(frozen=True)
 class Product:
     """``prod_i factors[i](x)``."""
@@ -79,7 +80,7 @@ class Product:
         return functools.reduce(lambda a, b: a * b, [d.fn(x) for d in self.factors])
 
 
-@functools.partial(jax.tree_util.register_dataclass, data_fields=["function"], meta_fields=[])
+@functools.partial(register_dataclass, data_fields=["function"], meta_fields=[])
 @dataclass(frozen=True)
 class Square:
     """``function(x)^2``."""

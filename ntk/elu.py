@@ -26,6 +26,7 @@ import jax
 import jax.numpy as jnp
 from jax.scipy.special import erfcx
 
+from deeplimits.pytrees import register_dataclass
 from ntk.coordinates import (
     Coordinates,
     check_parameters,
@@ -44,7 +45,7 @@ SELU_ALPHA = 1.6732632423543772848170429916717
 SELU_SCALE = 1.0507009873554804934193349852946
 
 
-@jax.tree_util.register_dataclass
+@register_dataclass
 @dataclass(frozen=True)
 class Elu(QuadratureDual):
     r"""Exponential linear unit ``scale * (x if x > 0 else alpha (exp(rate x) - 1))``.

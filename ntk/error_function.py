@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from deeplimits.pytrees import register_dataclass
 from ntk._arcs import arcsine, arcsine_correction, arcsine_excess, orthant
 from ntk.coordinates import (
     Coordinates,
@@ -107,7 +108,7 @@ def _self_angle(q: Any, alpha: Any) -> Any:
     return arcsine(alpha * q * v2, v2)
 
 
-@jax.tree_util.register_dataclass
+@register_dataclass
 @dataclass(frozen=True)
 class Erf(Dual):
     r"""Error function ``a erf(b x) + c``.
@@ -212,7 +213,7 @@ def sigmoid_like() -> Erf:
     return Erf(0.5, 1 / 2.4020563531719796, 0.5)
 
 
-@jax.tree_util.register_dataclass
+@register_dataclass
 @dataclass(frozen=True)
 class Gelu(Dual):
     r"""Gaussian error linear unit ``x Phi(x)`` (exact, not the tanh approximation).

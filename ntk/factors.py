@@ -20,6 +20,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from deeplimits.pytrees import register_dataclass
+
 # TF32 would halve the digits of a float32 kernel on GPUs
 _einsum = functools.partial(jnp.einsum, precision=lax.Precision.HIGHEST)
 
@@ -27,7 +29,7 @@ _einsum = functools.partial(jnp.einsum, precision=lax.Precision.HIGHEST)
 _STEP_BYTES = {"cpu": 2**20, "other": 2**26}
 
 
-@jax.tree_util.register_dataclass
+@register_dataclass
 @dataclasses.dataclass(frozen=True, eq=False)
 class Jacobian:
     """``j``: ``(n, outputs, parameters)``."""
@@ -35,7 +37,7 @@ class Jacobian:
     j: Any
 
 
-@jax.tree_util.register_dataclass
+@register_dataclass
 @dataclasses.dataclass(frozen=True, eq=False)
 class Outer:
     """``(n, groups, positions, fan_in)``; and ``(n, outputs, groups, positions, units)``."""
@@ -44,7 +46,7 @@ class Outer:
     g: Any
 
 
-@jax.tree_util.register_dataclass
+@register_dataclass
 @dataclasses.dataclass(frozen=True, eq=False)
 class Lookup:
     """Rows of a table: ``index`` ``(n, positions)``; ``g`` as in :class:`Outer` with one group."""

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from deeplimits.errors import DomainError, UnsupportedLayerError
+from deeplimits.pytrees import register_dataclass
 from ntk.coordinates import coordinates, safe_ratio, safe_sqrt
 from ntk.duals import Dual
 from ntk.gap import clip_gap
@@ -18,7 +19,7 @@ from ntk.quadrature import gaussian_mean
 
 
 @functools.partial(
-    jax.tree_util.register_dataclass,
+    register_dataclass,
     data_fields=[],
     meta_fields=["function", "covariance", "slope", "kinks"],
 )

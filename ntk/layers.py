@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from deeplimits.errors import DomainError, ShapeError, UnsupportedLayerError
+from deeplimits.pytrees import register_dataclass
 from deeplimits.validate import as_key, choice, integer
 from ntk.coordinates import check_parameters, safe_ratio, safe_sqrt
 from ntk.duals import Dual
@@ -40,7 +41,7 @@ def layer(*, data: tuple[str, ...] = (), meta: tuple[str, ...] = ()) -> Callable
 
     def register(cls: Any) -> Any:
         cls = dataclasses.dataclass(frozen=True, eq=False)(cls)
-        return jax.tree_util.register_dataclass(cls, data_fields=list(data), meta_fields=list(meta))
+        return register_dataclass(cls, data_fields=list(data), meta_fields=list(meta))
 
     return register
 

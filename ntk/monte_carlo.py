@@ -12,15 +12,14 @@ import numpy as np
 
 from deeplimits.errors import DomainError
 from deeplimits.precision import working_dtype
+from deeplimits.pytrees import register_dataclass
 from deeplimits.validate import as_inputs, as_key, choice, integer, same_features
 from ntk.empirical import empirical_ntk
 from ntk.layers import Layer
 from ntk.norm import Dropout
 
 
-@functools.partial(
-    jax.tree_util.register_dataclass, data_fields=["mean", "stderr"], meta_fields=["n_samples"]
-)
+@functools.partial(register_dataclass, data_fields=["mean", "stderr"], meta_fields=["n_samples"])
 @dataclass(frozen=True)
 class MonteCarloKernel:
     """Average kernel of ``n_samples`` independent networks.

@@ -15,6 +15,7 @@ from jax import lax
 
 from deeplimits.errors import ConvergenceError, DomainError, PrecisionWarning
 from deeplimits.precision import working_dtype
+from deeplimits.pytrees import register_dataclass
 from deeplimits.validate import is_traced, number
 from ntk.coordinates import Coordinates, coordinates, floating, safe_sqrt
 from ntk.duals import gap_arguments
@@ -29,7 +30,7 @@ _ROWS = 4096
 
 
 @functools.partial(
-    jax.tree_util.register_dataclass,
+    register_dataclass,
     data_fields=["function", "kinks"],
     meta_fields=["nodes", "differentiable"],
 )

@@ -28,6 +28,7 @@ import jax
 import jax.numpy as jnp
 
 from deeplimits.errors import DomainError, ShapeError
+from deeplimits.pytrees import register_dataclass
 from ntk.coordinates import check_parameters, coordinates, floating, parameter, safe_sqrt
 from ntk.duals import Dual
 from ntk.gap import clip_gap
@@ -49,7 +50,7 @@ _NEAR = 0.3
 
 
 @functools.partial(
-    jax.tree_util.register_dataclass,
+    register_dataclass,
     data_fields=["knots", "slopes", "at_zero"],
     meta_fields=[],
 )

@@ -24,6 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from deeplimits.errors import DomainError
+from deeplimits.pytrees import register_dataclass
 from ntk.coordinates import (
     MAX_DEGREE,
     Coordinates,
@@ -141,7 +142,7 @@ class _SeriesDual(Dual):
         return self._series(q).get(0, jnp.zeros_like(q))
 
 
-@jax.tree_util.register_dataclass
+@register_dataclass
 @dataclass(frozen=True)
 class Monomial(_SeriesDual):
     r"""Power ``x^degree``.
@@ -172,7 +173,7 @@ class Monomial(_SeriesDual):
         return x**self.degree
 
 
-@jax.tree_util.register_dataclass
+@register_dataclass
 @dataclass(frozen=True)
 class Polynomial(_SeriesDual):
     """Polynomial ``sum_i coefficients[i] x^i``; the dual is described at the top of the module.
@@ -216,7 +217,7 @@ class Polynomial(_SeriesDual):
         return total
 
 
-@jax.tree_util.register_dataclass
+@register_dataclass
 @dataclass(frozen=True)
 class Hermite(_SeriesDual):
     r"""Normalised probabilists' Hermite polynomial :math:`He_d(x) / \sqrt{d!}`.

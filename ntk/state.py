@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from deeplimits.pytrees import register_dataclass
 from ntk.coordinates import safe_ratio, safe_sqrt
 from ntk.duals import Dual
 from ntk.gap import clip_gap
@@ -33,7 +34,7 @@ _META = ("is_gaussian", "x1_is_x2", "channels", "tokens", "uid")
 
 
 @functools.partial(
-    jax.tree_util.register_dataclass,
+    register_dataclass,
     data_fields=[
         *("cov1", "cov2", "eps", "nngp", "ntk", "mean1", "mean2"),
         *("source", "activation", "parts"),
@@ -168,7 +169,7 @@ def pin_diagonal(eps: Any, cov: Any) -> Any:
 
 
 @functools.partial(
-    jax.tree_util.register_dataclass, data_fields=["unit", "cov", "mean"], meta_fields=["channels"]
+    register_dataclass, data_fields=["unit", "cov", "mean"], meta_fields=["channels"]
 )
 @dataclasses.dataclass(frozen=True, eq=False)
 class Rows:

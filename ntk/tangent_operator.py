@@ -16,12 +16,13 @@ import jax.numpy as jnp
 from jax import lax
 
 from deeplimits.errors import ShapeError
+from deeplimits.pytrees import register_dataclass
 from deeplimits.validate import integer
 from ntk.models import as_model_inputs, as_problem, check_rows, output_shape
 
 
 @functools.partial(
-    jax.tree_util.register_dataclass,
+    register_dataclass,
     data_fields=["apply", "leaves", "x"],
     meta_fields=["outputs", "block_size"],
 )

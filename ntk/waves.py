@@ -11,9 +11,9 @@ import math
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 
+from deeplimits.pytrees import register_dataclass
 from ntk.coordinates import (
     Coordinates,
     check_parameters,
@@ -67,7 +67,7 @@ def _wave_variance(q: Any, p: _Phase) -> Any:
     return p.half_a2 * (p.minus - p.cosine * jnp.expm1(-2 * p.b2 * q))
 
 
-@jax.tree_util.register_dataclass
+@register_dataclass
 @dataclass(frozen=True)
 class Sin(Dual):
     r"""Sine ``a sin(b x + c)``.
@@ -120,7 +120,7 @@ class Sin(Dual):
         return a * jnp.exp(-b * b / 2 * q) * jnp.sin(jnp.asarray(c, q.dtype))
 
 
-@jax.tree_util.register_dataclass
+@register_dataclass
 @dataclass(frozen=True)
 class Cos(Dual):
     """Cosine ``a cos(b x + c)``: :class:`Sin` with ``c + pi / 2``, without rounding the phase.

@@ -15,6 +15,24 @@ from gp.dynamics import (
 )
 from gp.predictive import StoppingScore as StoppingScore
 
+# Scale mixtures: a random scale on the last layer
+from gp.mixtures import ScaledPosterior as ScaledPosterior, ScaleMixture as ScaleMixture
+from gp.unscaled_mixture import UnscaledPosterior as UnscaledPosterior
+from gp.scale_priors import (
+    BetaPrime as BetaPrime,
+    BurrXII as BurrXII,
+    InverseGamma as InverseGamma,
+    LogNormal as LogNormal,
+    ScalePrior as ScalePrior,
+)
+from gp.scale_density import LogDensity as LogDensity
+from gp.student_t import MarginalT as MarginalT, StudentT as StudentT
+from gp.mixture_evidence import mixture_log_evidence as mixture_log_evidence
+from gp.mixture_training import (
+    ScaleMixtureEnsemble as ScaleMixtureEnsemble,
+    TrainedScaleMixture as TrainedScaleMixture,
+)
+
 # Choosing hyper-parameters by evidence
 from gp.maximize_evidence import (
     EvidenceMaximum as EvidenceMaximum,

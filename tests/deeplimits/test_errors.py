@@ -17,6 +17,7 @@ BUILTINS = {
     "UnsupportedLayerError": NotImplementedError,
     "DataError": ValueError,
     "UnstableLearningRateError": errors.DomainError,
+    "NoCriticalInitialisation": ValueError,
 }
 CLASSES = {
     name: value

@@ -105,6 +105,44 @@ def test_differentiable_in_the_metric_and_noise():
     assert float(forward) == pytest.approx(float(slope), rel=1e-7)
 
 
+def test_linearized_against_explicit_mixtures():
+    """Members k with z ~ N(0, G_k) and kernel H_k: mean and variance of f are finite sums."""
+    y, ridge, M = rng.normal(size=(2, 1)), 0.1, 4
+    G, G1, _, _ = metrics(0.1, 5)
+    Theta, Theta1 = metrics(0.1, 5)[:2]
+    steps = rng.normal(size=(2, 300, M, M))
+    steps = steps + np.swapaxes(steps, 2, 3)
+    dG, dH = np.concatenate([steps, -steps], axis=1)  # no third moments
+    dH = 0.3 * dG + 0.5 * dH
+    count = len(dG)
+    # any split of the sums W and X into their parts must give the same answer
+    B, F = (t + t.transpose(1, 0, 3, 2) for t in rng.normal(size=(2, M, M, M, M)))
+    W, X = (np.einsum("kab,kcd->abcd", a, dH) / count for a in (dH, dG))
+    index = np.ix_(*[range(M)] * 4)
+    one, two, three, four = index
+    A = W - B[one, three, two, four] - B[one, four, two, three]
+    D = X - F[one, three, two, four] - F[one, four, two, three]
+    tensors = SimpleNamespace(G=G, G1=G1, Theta=Theta, Theta1=Theta1, A=A, B=B, D=D, F=F)
+    errors = []
+    for spread in (0.02, 0.01):
+        means, variances = [], []
+        for g, h in zip(dG, dH, strict=True):
+            g = G + spread * g + spread**2 * G1
+            h = Theta + spread * h + spread**2 * Theta1
+            Q = np.linalg.solve(h[:2, :2] + ridge * np.eye(2), h[:2, 2:]).T
+            left = np.concatenate([-Q, np.eye(2)], axis=1)
+            means.append((Q @ y)[:, 0])
+            variances.append(np.diag(left @ g @ left.T))
+        p = finite_width_linearized(tensors, y, n=spread**-2, ridge=ridge)
+        exact = np.mean(means, 0), np.mean(variances, 0) + np.var(means, 0)
+        found = p.corrected_mean[:, 0], p.corrected_var[:, 0]
+        errors.append([np.abs(a - b).max() for a, b in zip(exact, found, strict=True)])
+    sizes = [np.abs(c).max() * spread**2 for c in (p.mean_1, p.var_1)]
+    assert np.all(np.array(errors[1]) < 0.05 * np.array(sizes)), (errors, sizes)
+    # halving the spread: 2^4 = 16, less the next order (spread^2 relative, a few percent)
+    np.testing.assert_allclose(np.divide(*errors), 16, rtol=0.15)
+
+
 @pytest.mark.slow
 def test_linearized_networks_of_finite_width():
     t = SimpleNamespace(**theory())

@@ -193,7 +193,7 @@ def _linearized(
     scatter = jnp.einsum("atc,ab,btc->tc", gradients, W.reshape(len(columns), -1), gradients)
     m, m_1 = mean(Theta), _slope(mean, Theta, Theta1) + _curvature(mean, Theta, W)
     v = var(G)(Theta)
-    v_1 = var(G1)(Theta) + _slope(var(G), Theta, Theta1) + _curvature(var(G), Theta, W)
+    v_1 = var(G1)(Theta) + _slope(var(G), Theta, Theta1) + _curvature(var(G), Theta, W) + mixed
     none = jnp.full((), jnp.nan)
     return m, m_1, jnp.broadcast_to(v[:, None], m.shape), v_1[:, None] + scatter, none, none
 

@@ -130,6 +130,8 @@ from ntk.finite_width_sampling import (
     sample_finite_width as sample_finite_width,
 )
 from ntk.finite_width_extrapolation import (
+    ExtrapolatedFiniteWidth as ExtrapolatedFiniteWidth,
+    WidthComparison as WidthComparison,
     compare_finite_width as compare_finite_width,
     extrapolate_width as extrapolate_width,
 )

@@ -21,6 +21,7 @@ from deeplimits.pytrees import register_dataclass
 from deeplimits.special import legendre_rule
 from deeplimits.typing import Array
 from deeplimits.validate import choice, finite, integer, number
+from ntk.layers import Layer
 from ntk.zonal import (
     Tail,
     as_array,
@@ -137,8 +138,9 @@ def sphere_spectrum(
     at t = +-1, which are analytic in the angle; 40 nodes then do what 1000 nodes in t do.
 
     Args:
-        kernel: a network of this package, or a function of one array (elementwise) as ``argument``
-            says. Two inputs of a network have the length ``radius``.
+        kernel: a network of this package or its method ``net.ntk`` or ``net.nngp``, or a function
+            of one array (elementwise) as ``argument`` says. Two inputs of a network have the length
+            ``radius``.
         d: ambient dimension, >= 2.
         k_max: largest degree, >= 0.
         get: ``"ntk"`` (default) or ``"nngp"`` of a network.
@@ -211,6 +213,9 @@ def kernel_profile(
     """The kernel as a NumPy function of the angle; arguments as for :func:`sphere_spectrum`."""
     choice(argument, "argument", ("eps", "correlation"))
     choice(get, "get", ("ntk", "nngp"))
+    owner, name = getattr(kernel, "__self__", None), getattr(kernel, "__name__", "")
+    if isinstance(owner, Layer) and name in ("ntk", "nngp"):
+        kernel, get = owner, name
     if callable(getattr(kernel, "kernel_fn", None)):
         length = math.sqrt(d) if radius is None else number(radius, "radius", above=0.0)
         return _network_profile(kernel, get, float(length) * math.sqrt(2 / d))

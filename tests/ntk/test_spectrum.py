@@ -306,3 +306,11 @@ def test_refusals():
         gram_spectrum(scipy.sparse.linalg.aslinearoperator(np.ones((3, 2))), k=1, trace=1.0)
     with pytest.raises(DomainError, match="alignment needs a target"):
         _ = gram_spectrum(np.eye(3)).alignment
+
+
+def test_methods_of_a_network_stand_for_it():
+    net = ntk.mlp(1, "relu", W_std=2**0.5)
+    for get in ("ntk", "nngp"):
+        by_method = sphere_spectrum(getattr(net, get), 3, 4)
+        by_name = sphere_spectrum(net, 3, 4, get=get)
+        np.testing.assert_array_equal(by_method.eigenvalues, by_name.eigenvalues)

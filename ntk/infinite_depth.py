@@ -18,7 +18,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -72,8 +72,8 @@ class InfiniteDepth:
         series, map: Hermite coefficients, and the layer that is iterated.
     """
 
-    series: HermiteSeries
-    map: DepthMap
+    series: HermiteSeries = field(repr=False)
+    map: DepthMap = field(repr=False)
     exponent: Any
     exponent_error: Any
     c_star: Any

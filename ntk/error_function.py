@@ -154,15 +154,15 @@ class Erf(Dual):
         pair = coordinates(q1, q2, eps)
         a2, alpha, c = self._parameters(pair.s)
         p = _saturate(pair, alpha)
-        # For a = c (sigmoids) the averages of a positive function cancel near r = -1.
-        upper = (2 / math.pi) * a2 * arcsine(p.r, p.gap) + c * c
-        lower = 4 * a2 * orthant(p.r, p.gap) + (c * c - a2)
-        K = jnp.where(p.r < -0.5, lower, upper)
+        K = (2 / math.pi) * a2 * arcsine(p.r, p.gap)
         g = _chord(pair, p, alpha)
         Kdot = (2 / math.pi) * a2 * alpha * p.v1 * p.v2 * g.inverse_cosine
         gap = _odd_gap(pair, p, g)
         if self.c is None:
             return K, Kdot, gap
+        # For a = c (sigmoids) the averages of a positive function cancel near r = -1.
+        opposite = 4 * a2 * orthant(p.r, p.gap) + (c * c - a2)
+        K = jnp.where(p.r < -0.5, opposite, K + c * c)
         root1, root2 = (safe_sqrt(self._odd_variance(s * s)) for s in (pair.s1, pair.s2))
         return K, Kdot, offset_gap(gap, root1, root2, c)
 

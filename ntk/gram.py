@@ -173,7 +173,7 @@ def _compiled_parts() -> tuple[Any, ...]:
 
 def run_tiles(work: Callable[[tuple[int, int]], None], tiles: list[Any], *, progress: bool) -> None:
     """Run independent tiles on all cores, with a bar if there are many; Ctrl-C stops at once."""
-    workers = min(len(tiles), os.cpu_count() or 1)
+    workers = min(len(tiles), _cores())
     bar = tqdm(total=len(tiles), unit="tile", disable=not progress or len(tiles) <= 100)
     with bar, concurrent.futures.ThreadPoolExecutor(workers) as pool:
         futures = [pool.submit(work, t) for t in tiles]
@@ -184,6 +184,13 @@ def run_tiles(work: Callable[[tuple[int, int]], None], tiles: list[Any], *, prog
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
+
+
+def _cores() -> int:
+    """Cores that this process may use (fewer than the machine's under ``taskset`` or a batch job)."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _diagonal(network: Layer, x1: Any, x2: Any, names: tuple[str, ...]) -> tuple[np.ndarray, ...]:

@@ -2,6 +2,7 @@
 
 import os
 import sys
+import time
 import types
 from pathlib import Path
 from typing import Any
@@ -65,10 +66,22 @@ jaxtyping.install_import_hook(
 )
 
 
-@pytest.fixture(autouse=True, scope="module")
-def bounded_memory():
-    """Drop compiled programs after a module once they hold gigabytes (two workers share 24)."""
+_last_look = time.monotonic()
+
+
+@pytest.fixture(autouse=True)
+def bounded_programs():
+    """Drop compiled programs before they use up the memory maps that Linux allows a process.
+
+    Each program on the CPU holds several maps; at 65530 of them (the default limit) jaxlib crashes.
+    Two workers also share 24 GB. Looked at every ten seconds: reading the maps costs milliseconds.
+    """
+    global _last_look
     yield
-    statm = Path("/proc/self/statm")
-    if statm.exists() and int(statm.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") > 4e9:
+    if time.monotonic() - _last_look < 10 or not Path("/proc/self/maps").exists():
+        return
+    _last_look = time.monotonic()
+    maps = Path("/proc/self/maps").read_bytes().count(b"\n")
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    if maps > 30_000 or pages * os.sysconf("SC_PAGE_SIZE") > 4e9:
         jax.clear_caches()

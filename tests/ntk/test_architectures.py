@@ -4,11 +4,9 @@ import functools
 import sys
 from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
 import scipy.special as sp
-from jax.experimental.compilation_cache import compilation_cache
 
 sys.path.insert(0, str(Path(__file__).parent))
 import architectures
@@ -101,16 +99,6 @@ def averages(name, parameters, q1, q12, q2):
 
 def deviation(got, want):
     return float(np.max(np.abs(np.asarray(got) - want)) / np.max(np.abs(want)))
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _no_cache_on_disk():
-    """No program here is met again, and writing one of them once crashed jaxlib (0.10.2)."""
-    jax.config.update("jax_enable_compilation_cache", False)
-    compilation_cache.reset_cache()
-    yield
-    jax.config.update("jax_enable_compilation_cache", True)
-    compilation_cache.reset_cache()
 
 
 @pytest.mark.slow

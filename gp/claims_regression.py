@@ -8,8 +8,11 @@ from typing import Any
 import jax
 import numpy as np
 
+import ntk
 from deeplimits.claims import Claim, register
+from deeplimits.datasets import load, to_sphere
 from gp.regression_curves import predicted_curve, subset_regression_curve
+from gp.site_curves import site_curve
 
 #: Points of the finite population, and the ridge.
 POINTS, RIDGE = 150, 0.2
@@ -48,6 +51,50 @@ register(
         theory=_population_curve,
         experiment=_population_errors,
         sizes=(15, 60, 120),
+        z=4.0,
+        z_at="all",
+        quantity="mean squared test and training error",
+    )
+)
+
+
+#: Handwritten digits of the claim on real data, and the ridge.
+DIGITS, DIGITS_RIDGE = 400, 1.0
+
+
+@cache
+def _digits() -> tuple[np.ndarray, np.ndarray]:
+    """Tangent kernel of two hidden ReLU layers and centred one-hot labels."""
+    data = load("digits")
+    gram = ntk.mlp(2, "relu", W_std=2**0.5).ntk(to_sphere(data.X[:DIGITS]))
+    return np.asarray(gram), np.eye(10)[data.y[:DIGITS]] - 0.1
+
+
+@cache
+def _digits_curve(n: int) -> np.ndarray:
+    """Test and training error from the Gram matrix of all points."""
+    curve = site_curve(*_digits(), n, DIGITS_RIDGE)
+    return np.array([curve.test[0], curve.train[0]])
+
+
+def _digits_errors(key: Any, n: int) -> np.ndarray:
+    """Errors of 40 independent pairs of random training sets."""
+    errors = []
+    for k in jax.random.split(key, 40):
+        found = subset_regression_curve(*_digits(), n, key=k, ridge=DIGITS_RIDGE, draws=2)
+        errors.append([found.test[0], found.train[0]])
+    return np.array(errors)
+
+
+register(
+    Claim(
+        name="gp/site-curve-digits",
+        source="coherent potential approximation: Soven, Phys. Rev. 156, 809 (1967); derived here",
+        statement="Trained on n of 400 handwritten digits, kernel regression has on them and on "
+        "the others the error of the theory that keeps the eigenvectors of the Gram matrix.",
+        theory=_digits_curve,
+        experiment=_digits_errors,
+        sizes=(32, 80, 200),
         z=4.0,
         z_at="all",
         quantity="mean squared test and training error",

@@ -127,7 +127,7 @@ class Erf(Dual):
 
     Source:
         Williams, Computing with infinite networks (1997); the gap is derived here.
-        Check: ``tests/ntk/test_closed_forms.py``.
+        Check: ``tests/ntk/test_closed_forms.py``, ``tests/ntk/test_zero_variance.py``.
     """
 
     a: Any = 1.0
@@ -156,7 +156,9 @@ class Erf(Dual):
         p = _saturate(pair, alpha)
         K = (2 / math.pi) * a2 * arcsine(p.r, p.gap)
         g = _chord(pair, p, alpha)
-        Kdot = (2 / math.pi) * a2 * alpha * p.v1 * p.v2 * g.inverse_cosine
+        # of the variances and not of their roots: the root has derivative 0 at 0, this has not
+        v1, v2 = (1 / jnp.sqrt(1 + alpha * floating(q)) for q in (q1, q2))
+        Kdot = (2 / math.pi) * a2 * alpha * v1 * v2 * g.inverse_cosine
         gap = _odd_gap(pair, p, g)
         if self.c is None:
             return K, Kdot, gap

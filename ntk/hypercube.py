@@ -11,7 +11,8 @@ from deeplimits.errors import DomainError, ShapeError
 from deeplimits.precision import float64_scope
 from deeplimits.typing import Array, ArrayLike
 from deeplimits.validate import choice, finite, integer, number
-from ntk.spectrum import Spectrum, kernel_profile
+from ntk.kernel_profile import ARGUMENTS, decide_argument, kernel_profile
+from ntk.spectrum import Spectrum
 from ntk.zonal import DOMAINS, as_array, degeneracies, projections, series_eigenvalues
 
 _EPS = float(np.finfo(np.float64).eps)
@@ -24,7 +25,7 @@ def hypercube_spectrum(
     *,
     k_max: int | None = None,
     get: str = "ntk",
-    argument: str = "eps",
+    argument: str = "auto",
     digits: int | None = None,
 ) -> Spectrum:
     r"""Eigenvalues of a dot-product kernel on the hypercube {-1, 1}^d, by degree.
@@ -87,11 +88,15 @@ def _hypercube_digits(
 ) -> tuple[Array, Array, float]:
     import mpmath
 
-    choice(argument, "argument", ("eps", "correlation"))
+    choice(argument, "argument", ARGUMENTS)
     digits = integer(digits, "digits", at_least=16)
-    if not callable(kernel) or callable(getattr(kernel, "kernel_fn", None)):
+    if not callable(kernel) or callable(getattr(kernel, "kernel_fn", None)) or argument == "points":
         raise DomainError("digits needs a function of mpmath numbers; networks run in float64.")
     with mpmath.workdps(digits):
+        if argument == "auto":
+            argument = decide_argument(
+                lambda u: np.array([float(kernel(mpmath.mpf(float(x)))) for x in u])
+            )
         eps = [mpmath.mpf(2 * h) / d for h in range(d + 1)]
         values = [mpmath.mpf(kernel(e if argument == "eps" else 1 - e)) for e in eps]
         weighted = [math.comb(d, h) * v / mpmath.mpf(2) ** d for h, v in enumerate(values)]

@@ -63,13 +63,11 @@ class LearningCurve:
         return plot_learning_curve(self, ax=ax, **kw)
 
 
-def plot_learning_curve(
-    curve: LearningCurve, measured: Any = None, *, ax: Any = None, **kw: Any
-) -> Any:
+def plot_learning_curve(curve: Any, measured: Any = None, *, ax: Any = None, **kw: Any) -> Any:
     """The predicted test error as a line, and measured errors as points.
 
     Args:
-        curve: from :func:`learning_curve`.
+        curve: from :func:`learning_curve` or ``gp.site_curve``; any record with ``n`` and ``test``.
         measured: record with ``n``, ``test`` and ``test_stderr``, such as
             ``gp.regression_curve``'s; optional.
         ax: axes to draw on; default a new figure.

@@ -15,16 +15,15 @@ from typing import Any
 import numpy as np
 import scipy.special
 
-from deeplimits.errors import ConvergenceError, DomainError, ShapeError
+from deeplimits.errors import ConvergenceError
 from deeplimits.precision import float64_scope
 from deeplimits.pytrees import register_dataclass
 from deeplimits.special import legendre_rule
 from deeplimits.typing import Array
-from deeplimits.validate import choice, finite, integer, number
-from ntk.layers import Layer
+from deeplimits.validate import choice, integer, number
+from ntk.kernel_profile import kernel_profile
 from ntk.zonal import (
     Tail,
-    as_array,
     degeneracies,
     find_tail,
     projections,
@@ -34,8 +33,6 @@ from ntk.zonal import (
 )
 
 _EPS = float(np.finfo(np.float64).eps)
-#: Angles per evaluation of a network's kernel.
-_BLOCK = 128
 
 
 @functools.partial(
@@ -124,7 +121,7 @@ def sphere_spectrum(
     k_max: int,
     *,
     get: str = "ntk",
-    argument: str = "eps",
+    argument: str = "auto",
     radius: float | None = None,
     tol: float = 1e-12,
 ) -> Spectrum:
@@ -138,28 +135,34 @@ def sphere_spectrum(
     at t = +-1, which are analytic in the angle; 40 nodes then do what 1000 nodes in t do.
 
     Args:
-        kernel: a network of this package or its method ``net.ntk`` or ``net.nngp``, or a function
-            of one array (elementwise) as ``argument`` says. Two inputs of a network have the length
-            ``radius``.
+        kernel: a network of this package or its method ``net.ntk`` or ``net.nngp``; a kernel on
+            points, ``k(X, Z=None) -> (n, m)``; or a function of one array (elementwise).
         d: ambient dimension, >= 2.
         k_max: largest degree, >= 0.
         get: ``"ntk"`` (default) or ``"nngp"`` of a network.
-        argument: what a function takes: ``"eps"`` (default; one minus the overlap) or
-            ``"correlation"`` (the overlap t).
-        radius: length of the inputs of a network; default sqrt(d), so that x.x/d = 1.
+        argument: what ``kernel`` takes if it is no network: ``"points"`` (X and Z),
+            ``"correlation"`` (the overlap t of unit vectors) or ``"eps"`` (1 - t, accurate where t
+            is near 1). Default ``"auto"``: points if there is a second argument without default or
+            with the default None; else the one of t and 1 - t that makes ``kernel`` positive
+            definite, which implies that it is largest at coincident inputs.
+        radius: length of the points; default sqrt(d) for a network, so that x.x/d = 1, and 1 for a
+            kernel on points.
         tol: largest ``abs_err`` relative to the largest value of the kernel. Default 1e-12.
 
     Returns:
         :class:`Spectrum`; ``.tail`` is found for kernels with half-integer powers at the ends.
 
     Raises:
-        DomainError: an argument out of range, or a network whose kernel depends on more than the
-            angle between its inputs.
+        DomainError: an argument out of range, a kernel that depends on more than the angle between
+            its inputs, or a function that could be one of t as well as of 1 - t.
+        ShapeError: a function that does not act elementwise, a kernel that does not map points to
+            ``(n, m)``.
         ConvergenceError: the quadrature does not reach ``tol`` (a kernel that is not analytic in
             the angle).
 
     Source: Funk-Hecke formula; quadrature in the angle and error estimate derived here.
-    Check: tests/ntk/test_spectrum.py::test_sphere_values, ::test_power_kernel_closed_form.
+    Check: tests/ntk/test_spectrum.py::test_sphere_values, ::test_power_kernel_closed_form,
+        ::test_forms_of_a_kernel.
     """
     d = integer(d, "d", at_least=2)
     k_max = integer(k_max, "k_max", at_least=0)
@@ -207,62 +210,6 @@ def _one_rule(profile: Callable[[Any], Array], d: int, k_max: int, nodes: int) -
     return projections("sphere", d, k_max, np.cos(theta), w * density * profile(theta))
 
 
-def kernel_profile(
-    kernel: Any, d: int, get: str, argument: str, radius: float | None
-) -> Callable[[Any], Array]:
-    """The kernel as a NumPy function of the angle; arguments as for :func:`sphere_spectrum`."""
-    choice(argument, "argument", ("eps", "correlation"))
-    choice(get, "get", ("ntk", "nngp"))
-    owner, name = getattr(kernel, "__self__", None), getattr(kernel, "__name__", "")
-    if isinstance(owner, Layer) and name in ("ntk", "nngp"):
-        kernel, get = owner, name
-    if callable(getattr(kernel, "kernel_fn", None)):
-        length = math.sqrt(d) if radius is None else number(radius, "radius", above=0.0)
-        return _network_profile(kernel, get, float(length) * math.sqrt(2 / d))
-    if radius is not None:
-        raise DomainError(
-            f"radius applies to networks only, got radius={radius!r} with a function."
-        )
-    if not callable(kernel):
-        raise DomainError(
-            f"kernel must be a network or a function of eps, got {type(kernel).__name__}."
-        )
-
-    def profile(theta: Any) -> Array:
-        eps = 2 * np.sin(theta / 2) ** 2
-        values = as_array(kernel(eps if argument == "eps" else np.cos(theta)))
-        if values.shape != theta.shape:
-            raise ShapeError(
-                f"kernel must act elementwise: it returned shape {values.shape} for {theta.shape}."
-            )
-        finite(values, "the kernel")
-        return values
-
-    return profile
-
-
-def _network_profile(net: Any, get: str, length: float) -> Callable[[Any], Array]:
-    """Kernel of a network between vectors in a plane; their mean square sets the scale."""
-
-    def turned(theta: Any, turn: float) -> Array:
-        # whole blocks, so that the kernel is compiled once for all sets of angles
-        angles = np.resize(theta, (-(-len(theta) // _BLOCK), _BLOCK)) + turn
-        x = length * np.array([[math.cos(turn), math.sin(turn)]])
-        z = length * np.stack([np.cos(angles), np.sin(angles)], axis=-1)
-        rows = [as_array(net.kernel_fn(x, block, get))[0] for block in z]
-        return np.concatenate(rows)[: len(theta)]
-
-    probe = np.array([0.4, 1.3, 2.6])
-    here, there = turned(probe, 0.0), turned(probe, 1.0)
-    if not np.allclose(here, there, rtol=1e-6, atol=1e-9 * np.abs(here).max()):
-        raise DomainError(
-            "the kernel of the network must depend on the angle between its inputs only, but "
-            f"turning both changed it from {here[0]:.6g} to {there[0]:.6g}. Start the network with "
-            "Dense."
-        )
-    return lambda theta: turned(theta, 0.0)
-
-
 @float64_scope
 def mercer_coefficients(
     target: Any, d: int, k_max: int, *, argument: str = "eps", tol: float = 1e-12
@@ -290,6 +237,7 @@ def mercer_coefficients(
     """
     d = integer(d, "d", at_least=2)
     k_max = integer(k_max, "k_max", at_least=0)
+    choice(argument, "argument", ("eps", "correlation"))
     profile = kernel_profile(target, d, "ntk", argument, None)
     goal = number(tol, "tol", above=0.0) * _size(profile)
     values, _ = _quadrature(profile, d, k_max, goal)

@@ -7,9 +7,10 @@ import pytest
 
 import ntk
 from deeplimits import DomainError, NotPositiveDefiniteError, ShapeError
-from deeplimits.datasets import load, to_sphere
 from deeplimits.statistics import family_threshold
 from gp.regression_curves import predicted_curve, regression_curve, subset_regression_curve
+from gp.site_curves import site_curve
+from ntk.gram_spectrum import gram_spectrum
 from ntk.learning_curves import learning_curve
 from ntk.spectrum import sphere_spectrum
 
@@ -51,13 +52,19 @@ def test_sphere():
     s = sphere_spectrum(net, 5, 30)
     v = np.zeros(31)
     v[1:3] = 1.0, 0.5
-    found = regression_curve(net.ntk, sample, [64, 200], key=2, ridge=0.5, noise=0.1, draws=12)
-    theory = learning_curve(
-        s.eigenvalues, v, [64, 200], 0.5, 0.1, degeneracies=s.degeneracies, tail=s.missing
-    )
-    # five coordinates are no Gaussian features: the theory is off by some percent at n = 64
-    np.testing.assert_allclose(found.test, theory.test, rtol=0.1)
-    np.testing.assert_allclose(found.train, theory.train, rtol=0.15)
+    sizes = [64, 200]
+    found = regression_curve(net.ntk, sample, sizes, key=2, ridge=0.5, noise=0.1, draws=30)
+
+    def largest_score(ridge):
+        theory = learning_curve(
+            s.eigenvalues, v, sizes, ridge, 0.1, degeneracies=s.degeneracies, tail=s.missing
+        )
+        return np.abs(np.ravel(found.z(theory))).max()
+
+    # five coordinates are no Gaussian features: theory and measurement differ by order 1/n, which
+    # 30 draws do not resolve
+    threshold = family_threshold(4, 4, 29)
+    assert largest_score(0.5) < threshold < largest_score(0.8)
 
 
 def test_subset_against_plain_numpy():
@@ -91,23 +98,18 @@ def test_finite_population():
     y = points**0.5 * basis @ (i**-0.9 * rng.choice([-1.0, 1.0], points))
     sizes = [15, 60, 120]
     found = subset_regression_curve(K, y, sizes, key=4, ridge=0.2, draws=100)
-    theory = predicted_curve(K, y, sizes, 0.2)
-    # one random basis: corrections of relative order 1/points beside the errors of some percent
-    np.testing.assert_allclose(found.test, theory.test, rtol=0.05)
-    np.testing.assert_allclose(found.train, theory.train, rtol=0.05)
+    z = np.abs(np.ravel(found.z(site_curve(K, y, sizes, 0.2))))
+    threshold = family_threshold(4, z.size, 99)
+    assert z.max() < threshold
+    independent = gram_spectrum(K, y)
+    wrong = learning_curve(independent.eigenvalues, independent.coefficients, sizes, 0.2)
+    assert np.abs(np.ravel(found.z(wrong))).max() > 2 * threshold
 
 
-def test_digits():
-    digits = load("digits")
-    x, y = to_sphere(digits.X[:700]), np.eye(10)[digits.y[:700]] - 0.1
-    K = np.asarray(ntk.mlp(2, "relu", W_std=2**0.5).ntk(x))
-    sizes = [8, 32, 128, 256]
-    found = subset_regression_curve(K, y, sizes, key=0, ridge=1.0, draws=16)
-    theory = predicted_curve(K, y, sizes, 1.0)
-    # real eigenvectors are not those of a random matrix; measured deviations are below 7 percent
-    np.testing.assert_allclose(found.test, theory.test, rtol=0.1)
-    np.testing.assert_allclose(found.train, theory.train, rtol=0.15)
-    ax = found.plot(theory.plot())
+def test_plots():
+    K = np.cov(np.random.default_rng(0).standard_normal((20, 60)))
+    found = subset_regression_curve(K, np.ones(20), [5, 9], key=3, ridge=0.3, draws=4)
+    ax = found.plot(predicted_curve(K, np.ones(20), [5, 9], 0.3).plot())
     assert ax.get_ylabel() == "test error"
 
 

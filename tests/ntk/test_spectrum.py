@@ -136,7 +136,7 @@ def test_tail_of_nngp_and_deep_networks():
 @pytest.mark.parametrize("nu", [0.5, 1.5, 2.0])
 def test_power_kernel_closed_form(nu):
     closed = power_kernel_eigenvalues(nu, 4, 30)
-    found = sphere_spectrum(lambda eps: eps**nu, 4, 30)
+    found = sphere_spectrum(lambda eps: eps**nu, 4, 30, argument="eps")
     np.testing.assert_allclose(found.eigenvalues, closed, rtol=0, atol=4e-15)  # rounding
     exact = eigenvalue_in_mpmath(lambda t: (1 - t) ** nu, 4, 5)
     assert closed[5] == pytest.approx(exact, rel=1e-13, abs=1e-17)
@@ -154,7 +154,7 @@ def test_smooth_kernel_against_gegenbauer_quadrature():
     d, k_max, index = 7, 12, 2.5
     t, w = scipy.special.roots_gegenbauer(80, index)
     kernel = np.exp(1.3 * t)
-    found = sphere_spectrum(lambda r: jnp.exp(1.3 * r), d, k_max, argument="correlation")
+    found = sphere_spectrum(lambda r: jnp.exp(1.3 * r), d, k_max)
     for k in range(k_max + 1):
         p = scipy.special.eval_gegenbauer(k, index, t) / scipy.special.eval_gegenbauer(k, index, 1)
         # rounding of both rules
@@ -215,7 +215,7 @@ def test_hypercube_high_dimension():
     np.testing.assert_allclose(slow.eigenvalues, exact[:41], rtol=1e-13)  # rounding to float64
     full = hypercube_spectrum(lambda eps: eps * 0 + 1.0, d)
     np.testing.assert_allclose(full.eigenvalues, k == 0, atol=1e-14)  # rounding
-    parity = hypercube_spectrum(lambda eps: np.cos(np.pi * eps * d / 2), d)
+    parity = hypercube_spectrum(lambda eps: np.cos(np.pi * eps * d / 2), d, argument="eps")
     np.testing.assert_allclose(parity.eigenvalues, k == d, atol=1e-12)  # cos(300 pi) in float64
 
 
@@ -280,18 +280,18 @@ def test_plots():
 def test_refusals():
     with pytest.raises(DomainError, match="depend on the angle between its inputs only"):
         sphere_spectrum(ntk.serial(ntk.LayerNorm(), ntk.Dense(1)), 3, 4)
-    with pytest.raises(DomainError, match="kernel must be a network or a function"):
+    with pytest.raises(DomainError, match="kernel must be a network, a kernel"):
         sphere_spectrum(3.0, 3, 4)
-    with pytest.raises(DomainError, match="radius applies to networks only"):
+    with pytest.raises(DomainError, match="radius applies to networks and kernels"):
         sphere_spectrum(lambda eps: eps, 3, 4, radius=1.0)
     with pytest.raises(ShapeError, match="must act elementwise"):
         sphere_spectrum(lambda eps: eps[:2], 3, 4)
     with pytest.raises(ConvergenceError, match="not analytic in the angle"):
         sphere_spectrum(lambda eps: np.where(eps < 0.5, 1.0, 0.0), 3, 4)
     with pytest.raises(DomainError, match="exceeds 1e300"):
-        sphere_spectrum(lambda eps: eps, 2000, 400)
+        sphere_spectrum(lambda t: t, 2000, 400)
     with pytest.raises(DomainError, match="k_max must be <= 5"):
-        hypercube_spectrum(lambda eps: eps, 5, k_max=6)
+        hypercube_spectrum(lambda t: t, 5, k_max=6)
     with pytest.raises(DomainError, match="networks run in float64"):
         hypercube_spectrum(ntk.mlp(1), 5, digits=30)
     with pytest.raises(DomainError, match="nu must be > -1"):
@@ -314,3 +314,44 @@ def test_methods_of_a_network_stand_for_it():
         by_method = sphere_spectrum(getattr(net, get), 3, 4)
         by_name = sphere_spectrum(net, 3, 4, get=get)
         np.testing.assert_array_equal(by_method.eigenvalues, by_name.eigenvalues)
+
+
+def test_forms_of_a_kernel():
+    d, k_max = 4, 6
+
+    def on_points(X, Z=None):
+        Z = X if Z is None else Z
+        return jnp.exp(jnp.matmul(X, Z.T))
+
+    forms = {
+        "points": sphere_spectrum(on_points, d, k_max),
+        "compiled": sphere_spectrum(jax.jit(on_points), d, k_max),
+        "t": sphere_spectrum(np.exp, d, k_max),
+        "eps": sphere_spectrum(lambda eps: np.exp(1 - eps), d, k_max),
+        "default": sphere_spectrum(lambda t, rate=1.0: np.exp(rate * t), d, k_max),
+    }
+    expected = series_spectrum([1 / math.factorial(m) for m in range(30)], d, k_max).eigenvalues
+    for found in forms.values():
+        np.testing.assert_allclose(found.eigenvalues, expected, rtol=0, atol=3e-15)  # rounding
+    # exp(4 t) at radius 2
+    scaled = sphere_spectrum(on_points, d, k_max, radius=2.0)
+    by_t = sphere_spectrum(lambda t: np.exp(4 * t), d, k_max)
+    np.testing.assert_allclose(scaled.eigenvalues, by_t.eigenvalues, rtol=0, atol=1e-12)
+    # the method of a network, wrapped, is a kernel on points like any other
+    net = ntk.mlp(1, "relu", W_std=HE)
+    wrapped = sphere_spectrum(lambda X, Z: net.ntk(X, Z), d, k_max, radius=2.0)
+    np.testing.assert_allclose(
+        wrapped.eigenvalues, sphere_spectrum(net, d, k_max).eigenvalues, rtol=0, atol=1e-14
+    )
+    # a constant is the same function of both
+    assert sphere_spectrum(lambda u: 0 * u + 2.0, d, 2).eigenvalues[0] == pytest.approx(2)
+    with pytest.raises(DomainError, match="neither way, so it is not positive definite"):
+        sphere_spectrum(lambda u: u**2 - 3 * u, d, 2)
+    with pytest.raises(DomainError, match="at coincident inputs either way"):
+        sphere_spectrum(lambda u: np.cos(2 * np.pi * u), d, 2)
+    with pytest.raises(DomainError, match="turning both changed it"):
+        sphere_spectrum(lambda X, Z: jnp.matmul(X * jnp.arange(1.0, 5.0)[None], Z.T), d, 2)
+    with pytest.raises(ShapeError, match="points to"):
+        sphere_spectrum(lambda X, Z: jnp.matmul(Z, X.T), d, 2)
+    with pytest.raises(DomainError, match="the kernel must be finite"):
+        sphere_spectrum(lambda X, Z: jnp.full((1, len(Z)), jnp.nan), d, 2)

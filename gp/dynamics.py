@@ -33,8 +33,9 @@ from gp.linalg import (
     nonnegative,
     rounding_size,
 )
-from gp.predictive import Gaussian, StoppingScore, with_noise
+from gp.predictive import Gaussian, with_noise
 from gp.process import inputs, size_guard
+from gp.stopping import equivalent_ridge, stop
 
 
 def _normaliser(loss: str, n: int, outputs: int) -> int:
@@ -144,7 +145,7 @@ class Ensemble:
         Check: test_dynamics.py::test_law_of_linear_model_training.
         """
         discrete = steps is not None
-        moments = _moments(times, steps, self.momentum)
+        moments = moments_of(times, steps, self.momentum)
         x = inputs(X, "X")
         targets = np.asarray(as_targets(y, x.shape[0]), np.float64)
         size_guard(x.shape[0], self.max_points, "X")
@@ -193,7 +194,7 @@ class Ensemble:
         return residual, gain
 
 
-def _moments(times: Any, steps: Any, momentum: float) -> np.ndarray:
+def moments_of(times: Any, steps: Any, momentum: float) -> np.ndarray:
     """The moments of training, in steps, after the checks."""
     name, values = ("times", times) if steps is None else ("steps", steps)
     check(
@@ -349,44 +350,7 @@ class TrainedEnsemble:
         rounding = rounding_size(np.diagonal(prior), dtype)
         return Gaussian(self._shape(hat @ self.targets), cov, rounding)
 
-    def stop(self, rule: str = "loo") -> StoppingScore:
-        r"""Choose among the stored moments by the leave-one-out score of the linear smoother.
-
-        .. math:: \mathrm{score}_t = \operatorname{mean}_{i, c}
-            \left( [F_t y]_{ic} / [F_t]_{ii} \right)^2, \qquad F_t = Q\, \varphi_t Q^\top
-
-        An approximation at finite times: it is not equal to training again without point i. It is
-        exact for interpolation at infinity and for a ridge at infinity. NaN where
-        :math:`[F_t]_{ii}` vanishes to rounding (filters that change sign).
-
-        Args:
-            rule: "loo", the only rule.
-
-        Raises:
-            DomainError: unknown rule, or a score that is defined at no moment.
-
-        Source: Craven and Wahba, Numer. Math. 31 (1979) 377, for the ridge smoother.
-        Check: test_dynamics.py::test_stopping_score_is_exact_for_ridge.
-        """
-        choice(rule, "rule", ("loo",))
-        scores = np.array([self._loo_score(residual) for residual in self.residual])
-        check(
-            bool(np.isfinite(scores).any()),
-            "the leave-one-out score is undefined at every stored time; store more times.",
-            DomainError,
-        )
-        best = int(np.nanargmin(scores))
-        return StoppingScore(float(self.times[best]), best, self.times, scores)
-
-    def _loo_score(self, residual: np.ndarray) -> float:
-        if not residual.any():  # interpolation: F / F_ii tends to the inverse of the NTK
-            residual = 1 / self.values
-        squares = self.vectors**2
-        diagonal = squares @ residual
-        if np.any(np.abs(diagonal) <= 1e-12 * (squares @ np.abs(residual))):
-            return np.nan
-        missing = self.vectors @ (residual[:, None] * self.targets)
-        return float(np.mean((missing / diagonal[:, None]) ** 2))
+    stop, equivalent_ridge = stop, equivalent_ridge
 
 
 register_dataclass(

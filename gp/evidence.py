@@ -39,7 +39,7 @@ def log_evidence(K: Any, y: Any, noise: Any) -> jax.Array:
         ShapeError, DomainError: concrete arguments of the wrong shape, sign or symmetry.
 
     Source: Rasmussen and Williams (2006), eq. (2.30).
-    Check: test_process.py::test_log_evidence_gradients.
+    Check: test_evidence.py::test_log_evidence_gradients.
     """
     require_x64("gp.log_evidence")
     K = as_square(K)

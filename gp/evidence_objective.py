@@ -19,11 +19,15 @@ import numpy as np
 
 from deeplimits.errors import DomainError, ShapeError
 from deeplimits.validate import check, finite, is_traced, number
+from gp.mixture_evidence import mixture_log_evidence
+from gp.mixtures import ScaleMixture, mixture_of
 from gp.predictive import LOG_2PI
 from gp.process import GP
 
 #: Rows per block of a tile; two blocks make a tile.
 BLOCK = 64
+#: Points on which a free scale of the kernel is looked for.
+_FEW = 12
 
 
 @dataclass(frozen=True)
@@ -43,7 +47,8 @@ class Problem:
         roles: for every leaf: a shape (fitted), ``"array"`` (given, not fitted) or a constant.
         family: the callable that makes a model of keywords, or None.
         method: name of the kernel's method, or "" if the tree itself is the kernel.
-        max_points: of the model.
+        meta: the other fields of the model: ``max_points``, before it ``noise_scaled`` for a scale
+            mixture.
         fits_kernel: whether the kernel depends on a fitted parameter.
     """
 
@@ -51,11 +56,11 @@ class Problem:
     roles: tuple[Any, ...]
     family: Any
     method: str
-    max_points: int
+    meta: tuple[Any, ...]
     fits_kernel: bool
 
     def rebuild(self, values: Any, arrays: Any) -> Any:
-        """The model with these fitted values ``(P,)``: a :class:`gp.GP`, without its checks."""
+        """The model with these fitted values ``(P,)``, without its checks."""
         leaves, given, position = [], iter(arrays), 0
         for role in self.roles:
             if isinstance(role, _Static):
@@ -70,10 +75,12 @@ class Problem:
         if self.family is not None:
             return self.family(**tree)
         kernel = getattr(tree["kernel"], self.method) if self.method else tree["kernel"]
-        blank: Any = jax.tree.structure(GP(kernel, max_points=self.max_points))
+        if len(self.meta) == 2:
+            return mixture_of(kernel, tree["noise"], tree["prior"], self.meta)
+        blank: Any = jax.tree.structure(GP(kernel, max_points=self.meta[-1]))
         return blank.unflatten((tree["noise"], tree["noise_rel"]))
 
-    def finished(self, values: np.ndarray, arrays: Any) -> GP:
+    def finished(self, values: np.ndarray, arrays: Any) -> Any:
         """The model at concrete values, with Python numbers where numbers were."""
         sizes = [int(np.prod(r)) for r in self.roles if isinstance(r, tuple)]
         parts = iter(np.split(np.asarray(values), np.cumsum(sizes)[:-1]) if sizes else ())
@@ -91,7 +98,9 @@ class Problem:
         if self.family is not None:
             return self.family(**tree)
         kernel = getattr(tree["kernel"], self.method) if self.method else tree["kernel"]
-        return GP(kernel, tree["noise"], tree["noise_rel"], self.max_points)
+        if len(self.meta) == 2:
+            return ScaleMixture(kernel, tree["prior"], tree["noise"], *self.meta)
+        return GP(kernel, tree["noise"], tree["noise_rel"], *self.meta)
 
 
 @dataclass(frozen=True)
@@ -99,34 +108,36 @@ class Fit:
     """A problem, where it starts (logarithms), its constants, and names of the parameters."""
 
     problem: Problem
-    model: GP
+    model: GP | ScaleMixture
     start: np.ndarray
     arrays: tuple[Any, ...]
     names: tuple[str, ...]
 
 
-def _tree_of(model: Any, start: Any) -> tuple[Any, Any, str, GP]:
+def _tree_of(model: Any, start: Any) -> tuple[Any, Any, str, Any]:
     """The tree of parameters, the family, the method of the kernel, and the model at the start."""
-    if isinstance(model, GP):
-        check(start is None, "start is for a family; a gp.GP holds its own values.", DomainError)
+    if isinstance(model, GP | ScaleMixture):
+        check(start is None, "start is for a family; a model holds its own values.", DomainError)
         kernel, method = model.kernel, ""
         owner = getattr(kernel, "__self__", None)
         if owner is not None and not isinstance(kernel, type):
             kernel, method = owner, kernel.__name__
-        tree = {"kernel": kernel, "noise": model.noise, "noise_rel": model.noise_rel}
-        return tree, None, method, model
+        tree = {"kernel": kernel, "noise": model.noise}
+        if isinstance(model, GP):
+            return {**tree, "noise_rel": model.noise_rel}, None, method, model
+        return {**tree, "prior": model.prior}, None, method, model
     check(
         callable(model) and isinstance(start, Mapping) and len(start) > 0,
-        "model must be a gp.GP, or a callable of keywords that returns one together with "
-        f"start={{name: value}}; got {type(model).__name__} with start={start!r}.",
+        "model must be a gp.GP or gp.ScaleMixture, or a callable of keywords that returns one "
+        f"together with start={{name: value}}; got {type(model).__name__} with start={start!r}.",
         DomainError,
     )
     for name, value in start.items():
         number(value, f"start[{name!r}]", above=0)
     first = model(**start)
     check(
-        isinstance(first, GP),
-        f"the family must return a gp.GP, got {type(first).__name__}.",
+        isinstance(first, GP | ScaleMixture),
+        f"the family must return a gp.GP or gp.ScaleMixture, got {type(first).__name__}.",
         DomainError,
     )
     return dict(start), model, "", first
@@ -176,7 +187,10 @@ def fitted_parameters(model: Any, start: Any, fixed: tuple[str, ...], n: int) ->
     arrays = tuple(leaf for (_, leaf), r in zip(pairs, roles, strict=True) if r == "array")
     names = [f"{a}{list(i) if i else ''}" for a, v in fitted for i in np.ndindex(v.shape)]
     in_kernel = family is not None or any(name.startswith("kernel") for name, _ in fitted)
-    problem = Problem(treedef, roles, family, method, first.max_points, in_kernel)
+    meta: tuple[Any, ...] = (first.max_points,)
+    if isinstance(first, ScaleMixture):
+        meta = (bool(first.noise_scaled), *meta)
+    problem = Problem(treedef, roles, family, method, meta, in_kernel)
     flat = np.log(np.concatenate([v.ravel() for _, v in fitted]))
     return Fit(problem, first, flat, arrays, tuple(names))
 
@@ -184,7 +198,9 @@ def fitted_parameters(model: Any, start: Any, fixed: tuple[str, ...], n: int) ->
 def _noise(problem: Problem, theta: Any, arrays: Any, diagonal: Any) -> Any:
     """Noise variance of every point."""
     model = problem.rebuild(theta, arrays)
-    total = jnp.asarray(model.noise) + jnp.asarray(model.noise_rel) * jnp.mean(diagonal)
+    total = jnp.asarray(model.noise)
+    if isinstance(model, GP):
+        total = total + jnp.asarray(model.noise_rel) * jnp.mean(diagonal)
     return jnp.broadcast_to(total, diagonal.shape)
 
 
@@ -202,12 +218,31 @@ def _kernel(problem: Problem, theta: Any, arrays: Any, x: Any) -> Any:
 def value_and_gradient(problem: Problem, u: Any, data: Any) -> tuple[Any, Any]:
     """Negative log evidence at ``exp(u)`` and its gradient; infinity and 0 without a factor."""
     theta, x, y, arrays = jnp.exp(u), data["x"], data["y"], data["arrays"]
-    n, outputs = y.shape
-    given, whole = data["gram"], n <= 2 * BLOCK
+    given, whole = data["gram"], len(y) <= 2 * BLOCK
     if given is None and whole:
         gram, pull = jax.vjp(lambda t: _kernel(problem, t, arrays, x), theta)
     else:
         gram = _kernel(problem, theta, arrays, x) if given is None else given
+    value, slope, grad = _slopes(problem, theta, arrays, gram, y)
+    if given is None:
+        tiled = functools.partial(_pull_by_tiles, problem, theta, arrays, x)
+        grad = grad + (pull(slope)[0] if whole else tiled(slope))
+    ok = jnp.isfinite(value) & jnp.all(jnp.isfinite(grad))
+    return jnp.where(ok, value, jnp.inf), jnp.where(ok, theta * grad, 0.0)
+
+
+def _slopes(problem: Problem, theta: Any, arrays: Any, gram: Any, y: Any) -> tuple[Any, Any, Any]:
+    """Negative log evidence, its slope in the kernel matrix, and its gradient at a fixed matrix."""
+    n, outputs = y.shape
+    if len(problem.meta) == 2:
+
+        def mixture(t: Any, K: Any) -> Any:
+            model = problem.rebuild(t, arrays)
+            scaled = problem.meta[0]
+            return -mixture_log_evidence(K, y, model.noise, model.prior, noise_scaled=scaled)
+
+        value, (grad, slope) = jax.value_and_grad(mixture, argnums=(0, 1))(theta, gram)
+        return value, 0.5 * (slope + slope.T), grad
     diagonal = jnp.diagonal(gram)
     noise, pull_noise = jax.vjp(lambda t, d: _noise(problem, t, arrays, d), theta, diagonal)
     chol = jnp.linalg.cholesky(gram + jnp.diag(noise))
@@ -217,12 +252,30 @@ def value_and_gradient(problem: Problem, u: Any, data: Any) -> tuple[Any, Any]:
     value = 0.5 * (jnp.sum(y * alpha) + outputs * (log_det + n * LOG_2PI))
     slope = 0.5 * (outputs * inverse - alpha @ alpha.T)
     grad, through_mean = pull_noise(jnp.diagonal(slope))
-    if given is None:
-        slope = slope + jnp.diag(through_mean)
-        tiled = functools.partial(_pull_by_tiles, problem, theta, arrays, x)
-        grad = grad + (pull(slope)[0] if whole else tiled(slope))
-    ok = jnp.isfinite(value) & jnp.all(jnp.isfinite(grad))
-    return jnp.where(ok, value, jnp.inf), jnp.where(ok, theta * grad, 0.0)
+    return value, slope + jnp.diag(through_mean), grad
+
+
+@functools.partial(jax.jit, static_argnames=("problem",))
+def _kernel_and_slopes(problem: Problem, u: Any, arrays: Any, x: Any) -> tuple[Any, Any]:
+    """The kernel matrix ``(n, n)`` at ``exp(u)`` and its derivatives ``(n, n, P)``."""
+
+    def kernel(v: Any) -> Any:
+        return _kernel(problem, jnp.exp(v), arrays, x)
+
+    return kernel(u), jax.jacfwd(kernel)(u)
+
+
+def free_scale(problem: Problem, u: np.ndarray, arrays: Any, x: Any) -> np.ndarray | None:
+    r"""Weights d of the fitted parameters with :math:`\sum_i d_i\, \partial K / \partial u_i = K`.
+
+    Moving along them multiplies the kernel by a number: the scale that a mixture draws at random.
+    None if there are none (least squares over the first points, to 1e-6 of the kernel).
+    """
+    matrix, slopes = _kernel_and_slopes(problem, jnp.asarray(u), arrays, x[:_FEW])
+    columns, goal = np.asarray(slopes).reshape(-1, len(u)), np.asarray(matrix).ravel()
+    d = np.linalg.lstsq(columns, goal, rcond=1e-10)[0]
+    gap = np.linalg.norm(columns @ d - goal)
+    return d if gap <= 1e-6 * np.linalg.norm(goal) else None
 
 
 def _pull_by_tiles(problem: Problem, theta: Any, arrays: Any, x: Any, slope: Any) -> Any:

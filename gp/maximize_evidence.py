@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import functools
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,9 +30,10 @@ from deeplimits.errors import ConvergenceError, DomainError
 from deeplimits.precision import float64_scope
 from deeplimits.pytrees import register_dataclass
 from deeplimits.validate import as_key, as_targets, check, integer, number
-from gp.evidence_objective import Problem, compiled, fitted_parameters
+from gp.evidence_objective import Problem, compiled, fitted_parameters, free_scale
 from gp.linalg import kernel_matrix
-from gp.process import GP, inputs, size_guard
+from gp.mixtures import ScaleMixture
+from gp.process import inputs, size_guard
 
 #: Standard deviation of the random starts, in logarithms.
 _SPREAD = 1.5
@@ -62,7 +64,7 @@ class EvidenceMaximum:
     """A model with the highest evidence that was found, and how it was found.
 
     Attributes:
-        model: the :class:`gp.GP` at the maximum, not yet conditioned.
+        model: the :class:`gp.GP` or :class:`gp.ScaleMixture` at the maximum, not yet conditioned.
         log_evidence: its log evidence, in nats.
         names: names of the fitted parameters ``P``; entries of arrays are numbered.
         values: their values ``(P,)``.
@@ -71,7 +73,7 @@ class EvidenceMaximum:
         runs: every run, the best first.
     """
 
-    model: GP
+    model: Any
     log_evidence: float
     names: tuple[str, ...]
     values: np.ndarray
@@ -123,7 +125,7 @@ def maximize_evidence(
     y: Any,
     *,
     start: Mapping[str, Any] | None = None,
-    fixed: Sequence[str] = ("dual",),
+    fixed: Sequence[str] = ("dual", "prior"),
     restarts: int = 2,
     key: Any = 0,
     steps: int = 100,
@@ -137,16 +139,20 @@ def maximize_evidence(
     is added: where :math:`K_n` has no Cholesky factor the evidence counts as :math:`-\infty`.
 
     Args:
-        model: a :class:`gp.GP`. Fitted are its ``noise``, ``noise_rel`` and, where the kernel is
-            a method of a pytree such as ``net.nngp`` (or a callable pytree), the leaves of that
-            pytree. Or a family: a callable of keywords that returns a :class:`gp.GP`, which is how
-            one tells that several layers share one number.
+        model: a :class:`gp.GP` or :class:`gp.ScaleMixture`. Fitted are its ``noise``,
+            ``noise_rel`` and, where the kernel is a method of a pytree such as ``net.nngp`` (or a
+            callable pytree), the leaves of that pytree. Or a family: a callable of keywords that
+            returns a model, which is how one tells that several layers share one number. The
+            kernel of a mixture must keep its scale: fix the weight and bias of the last layer
+            (and of every layer of a ReLU network), since the random scale multiplies it.
         X: inputs ``(n, d)`` or ``(n, *spatial, channels)``, converted to float64.
         y: targets ``(n,)`` or ``(n, C)``.
         start: for a family only: where its keywords start, numbers > 0.
         fixed: fragments of names that are not fitted (names are such as ``noise`` and
             ``kernel.layers[0].W_std``; ``"kernel"`` leaves the noise alone). Default
-            ``("dual",)``: constants of activations, whose scales repeat those of ``W_std``.
+            ``("dual", "prior")``: constants of activations, whose scales repeat those of
+            ``W_std``, and the law of a random scale, of which the data are one draw: the evidence
+            is largest for a law of no width, which is a plain :class:`gp.GP`.
             Leaves that are not positive (a ``b_std`` of 0, say) or not numbers stay fixed too.
         restarts: random starts beside the given one, >= 0. Default 2.
         key: a ``jax.random.key`` or an integer seed, for the random starts. Default 0.
@@ -172,6 +178,7 @@ def maximize_evidence(
     targets = jnp.asarray(as_targets(y, x.shape[0])).astype(np.float64)
     fit = fitted_parameters(model, start, tuple(fixed), x.shape[0])
     size_guard(x.shape[0], fit.model.max_points, "X")
+    _require_fixed_scale(fit, x)
     data = {"arrays": fit.arrays, "x": x, "y": targets, "gram": None}
     if not fit.problem.fits_kernel:
         data["gram"] = jnp.asarray(kernel_matrix(fit.model.kernel, x)[0])
@@ -195,6 +202,34 @@ def maximize_evidence(
     )  # fmt: skip
 
 
+def _require_fixed_scale(fit: Any, x: Any) -> None:
+    """Refuse to fit the scale of the kernel beside a random scale."""
+    if not (isinstance(fit.model, ScaleMixture) and fit.problem.fits_kernel):
+        return
+    with _named_jax_errors():
+        direction = free_scale(fit.problem, fit.start, fit.arrays, x)
+    if direction is None:
+        return
+    names = [name for name, d in zip(fit.names, direction, strict=True) if abs(d) > 1e-6]
+    raise DomainError(
+        f"the scale of the kernel is not identifiable beside the random scale: {names} together "
+        "multiply the kernel by a number, as the scale does. Fix at least one of them with fixed=, "
+        "such as the W_std of the last layer."
+    )
+
+
+@contextmanager
+def _named_jax_errors() -> Iterator[None]:
+    """Say what is wrong with a kernel that JAX cannot differentiate."""
+    try:
+        yield
+    except (jax.errors.TracerArrayConversionError, jax.errors.ConcretizationTypeError) as error:
+        raise DomainError(
+            "the kernel must be written in jax.numpy to be differentiated in its own parameters. "
+            'Rewrite it, or pass fixed=("kernel",) to fit the noise alone.'
+        ) from error
+
+
 def _final(run: Climb) -> float:
     return float(run.log_evidence[-1])
 
@@ -210,13 +245,8 @@ class _Evaluated:
     def both(self, u: np.ndarray) -> tuple[float, np.ndarray]:
         """Negative log evidence and its gradient."""
         if self.u is None or not np.array_equal(u, self.u):
-            try:
+            with _named_jax_errors():
                 value, grad = compiled(self.problem, u, self.data)
-            except (jax.errors.TracerArrayConversionError, jax.errors.ConcretizationTypeError) as e:
-                raise DomainError(
-                    "the kernel must be written in jax.numpy to be differentiated in its own "
-                    'parameters. Rewrite it, or pass fixed=("kernel",) to fit the noise alone.'
-                ) from e
             self.u, self.pair = np.array(u), (float(value), np.asarray(grad))
         return self.pair
 

@@ -7,12 +7,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.scipy.special import betaln, gammaln, logsumexp
+from jax.scipy.special import logsumexp
 
 from deeplimits.precision import require_x64
 from deeplimits.validate import as_square, as_targets
 from gp.predictive import LOG_2PI, as_noise
-from gp.scale_priors import InverseGamma
+from gp.scale_priors import InverseGamma, log_rising
 from gp.scale_quadrature import EDGE, NEGLIGIBLE
 
 #: Log scales on which the window of integration is looked for, and nodes inside it.
@@ -63,8 +63,7 @@ def mixture_log_evidence(
     h = 0.5 * y.size
     if isinstance(prior, InverseGamma):
         a, b = (jnp.asarray(value, jnp.float64) for value in (prior.a, prior.b))
-        gammas = gammaln(h) - betaln(a, h) - h * jnp.log(a)
-        return constant + gammas - h * jnp.log(b / a) - (a + h) * jnp.log1p(0.5 * q / b)
+        return constant + log_rising(a, h) - h * jnp.log(b / a) - (a + h) * jnp.log1p(0.5 * q / b)
     return constant + _integral(lambda u: -h * u - 0.5 * q * jnp.exp(-u), prior)
 
 

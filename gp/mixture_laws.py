@@ -23,6 +23,7 @@ from gp.predictive import (
     standard_normal,
     whiten,
 )
+from gp.queries import cdf, interval, pointwise, quantile, std
 from gp.scale_quadrature import ScaleNodes, categorical
 from gp.student_t import residual_of, scaled_draws
 
@@ -71,10 +72,7 @@ class ScaledMixture:
         needs_mean_scale(self.scale.mean, "variance")
         return self.scale.mean * nonnegative(np.diagonal(self.shape), self.rounding)
 
-    @property
-    def std(self) -> np.ndarray:
-        """Standard deviations ``(m,)``."""
-        return np.sqrt(self.var)
+    std = property(std)
 
     @property
     def marginals(self) -> MarginalMixture:
@@ -103,21 +101,7 @@ class ScaledMixture:
         terms = -0.5 * (residual.size * (LOG_2PI + u) + q * np.exp(-u))
         return float(total(terms + self.scale.log_weights)) - 0.5 * log_det
 
-    def pointwise(self, y: Any) -> np.ndarray:
-        """Marginal log-density of every entry (see :class:`MarginalMixture`)."""
-        return self.marginals.pointwise(y)
-
-    def cdf(self, y: Any) -> np.ndarray:
-        """Marginal distribution functions (see :class:`MarginalMixture`)."""
-        return self.marginals.cdf(y)
-
-    def quantile(self, probability: float) -> np.ndarray:
-        """Marginal quantiles (see :class:`MarginalMixture`)."""
-        return self.marginals.quantile(probability)
-
-    def interval(self, level: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
-        """Central credible intervals (see :class:`MarginalMixture`)."""
-        return self.marginals.interval(level)
+    pointwise, cdf, quantile, interval = pointwise, cdf, quantile, interval
 
     def sample(self, key: Any, n: int = 1) -> np.ndarray:
         """Joint draws ``(n, *loc.shape)``: one scale for all points and outputs of a draw.
@@ -214,17 +198,7 @@ class GaussianMixture:
             terms.append(gaussian_log_density(chol, whiten(chol, values - loc)))
         return float(total(np.array(terms) + self.log_weights))
 
-    def pointwise(self, y: Any) -> np.ndarray:
-        """Marginal log-density of every entry (see :class:`MarginalMixture`)."""
-        return self.marginals.pointwise(y)
-
-    def quantile(self, probability: float) -> np.ndarray:
-        """Marginal quantiles (see :class:`MarginalMixture`)."""
-        return self.marginals.quantile(probability)
-
-    def interval(self, level: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
-        """Central credible intervals (see :class:`MarginalMixture`)."""
-        return self.marginals.interval(level)
+    pointwise, cdf, quantile, interval = pointwise, cdf, quantile, interval
 
     def sample(self, key: Any, n: int = 1) -> np.ndarray:
         """Joint draws ``(n, m)`` or ``(n, m, C)``: one component for all entries of a draw.

@@ -14,16 +14,15 @@ from typing import Any
 
 import numpy as np
 
-from deeplimits.errors import DomainError
 from deeplimits.pytrees import register_dataclass
-from deeplimits.validate import as_targets, check, choice, number
+from deeplimits.validate import as_targets, choice, number
 from gp.dynamics import Ensemble, TrainedEnsemble
 from gp.linalg import nngp_and_ntk, rounding_size
 from gp.mixture_laws import GaussianMixture
 from gp.mixtures import JointLaw, prior_nodes, scale_law
 from gp.process import inputs, size_guard
-from gp.scale_density import LogDensity
-from gp.scale_priors import InverseGamma, ScalePrior, density_of_log
+from gp.scale_density import as_scale_prior
+from gp.scale_priors import InverseGamma, density_of_log
 from gp.scale_quadrature import NEGLIGIBLE, ScaleNodes, integrate
 
 #: Components whose weight is below e^-37 = 1e-16 do not change a mean.
@@ -57,15 +56,7 @@ class ScaleMixtureEnsemble:
     def __post_init__(self) -> None:
         Ensemble(self.net, self.learning_rate, self.loss)
         choice(self.layers, "layers", ("last", "all"))
-        prior = self.prior
-        check(
-            not isinstance(prior, type) and (callable(prior) or isinstance(prior, ScalePrior)),
-            "prior must be a law of the scale, such as gp.InverseGamma(2.0, 2.0), or a log density "
-            f"s2 -> log p(s2); got {prior!r}.",
-            DomainError,
-        )
-        if not isinstance(prior, ScalePrior):
-            object.__setattr__(self, "prior", LogDensity(prior))
+        object.__setattr__(self, "prior", as_scale_prior(self.prior))
 
     def train(self, X: Any, y: Any, *, time: float = np.inf) -> TrainedScaleMixture:
         r"""The law after gradient flow for ``time`` steps.
@@ -135,12 +126,12 @@ class TrainedScaleMixture:
         nngp, ntk, dtype = nngp_and_ntk(self.model.net, np.concatenate([self.X, xs]))
         rows, test = np.arange(n)[:, None], n + np.arange(m)[:, None]
         if self.model.layers == "last":
-            gaussian = self._trained(nngp, nngp, rows).predict(test)
+            gaussian = self._trained(nngp, nngp, rows, dtype).predict(test)
             return scale_law(gaussian, self._law())
         nodes = self._nodes()
         locs, covs = [], []
         for s2 in nodes.s2:
-            gaussian = self._trained(s2 * nngp, nngp + s2 * (ntk - nngp), rows).predict(test)
+            gaussian = self._trained(s2 * nngp, nngp + s2 * (ntk - nngp), rows, dtype).predict(test)
             locs.append(gaussian.mean.reshape(m, -1))
             covs.append(gaussian.cov)
         rounding = nodes.s2 * rounding_size(np.diagonal(nngp), dtype)
@@ -198,9 +189,14 @@ class TrainedScaleMixture:
         """
         return self.predict(Xs).sample(key, n)
 
-    def _trained(self, nngp: np.ndarray, ntk: np.ndarray, rows: np.ndarray) -> TrainedEnsemble:
-        """The ensemble at one scale; inputs are row numbers of the given matrices."""
-        net = SimpleNamespace(nngp=_Lookup(nngp), ntk=_Lookup(ntk))
+    def _trained(
+        self, nngp: np.ndarray, ntk: np.ndarray, rows: np.ndarray, dtype: Any
+    ) -> TrainedEnsemble:
+        """The ensemble at one scale; inputs are row numbers of the given matrices.
+
+        The matrices keep the dtype in which they were computed, which says how exact they are.
+        """
+        net = SimpleNamespace(nngp=_Lookup(nngp.astype(dtype)), ntk=_Lookup(ntk.astype(dtype)))
         ensemble = Ensemble(net, self.model.learning_rate, self.model.loss)
         y = self.y[:, 0] if self.vector else self.y
         return ensemble.train(rows.astype(np.float64), y, times=self.time)

@@ -13,19 +13,28 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import jax
 import numpy as np
-from scipy.special import betaln, gammaln
 
 from deeplimits.errors import DomainError
 from deeplimits.pytrees import register_dataclass
-from deeplimits.validate import check
+from deeplimits.validate import check, is_traced
 from gp.linalg import Kernel
 from gp.mixture_laws import ScaledMixture, scaled_marginals
 from gp.mixture_marginals import MarginalMixture, needs_mean_scale
-from gp.predictive import LOG_2PI, Gaussian, as_noise
+from gp.mixture_points import (
+    ScalePredictions,
+    nodes_before,
+    nodes_from_the_start,
+    nodes_others,
+    student_t_before,
+    student_t_others,
+)
+from gp.predictive import LOG_2PI, Gaussian
 from gp.process import GP, FitInfo, Posterior, inputs
-from gp.scale_density import LogDensity
-from gp.scale_priors import InverseGamma, ScalePrior, density_of_log
+from gp.queries import joint_cov, joint_sample, marginal_quantile, noise_at
+from gp.scale_density import as_scale_prior
+from gp.scale_priors import InverseGamma, ScalePrior, density_of_log, log_rising
 from gp.scale_quadrature import ScaleNodes, integrate
 from gp.student_t import MarginalT, StudentT
 from gp.unscaled_mixture import UnscaledPosterior, unscaled_posterior
@@ -89,22 +98,16 @@ class ScaleMixture:
 
     def __post_init__(self) -> None:
         self._base()
-        prior = self.prior
-        check(
-            not isinstance(prior, type) and (callable(prior) or isinstance(prior, ScalePrior)),
-            "prior must be a law of the scale, such as gp.InverseGamma(2.0, 2.0), or a log density "
-            f"s2 -> log p(s2); got {prior!r}.",
-            DomainError,
-        )
-        if not isinstance(prior, ScalePrior):
-            object.__setattr__(self, "prior", LogDensity(prior))
+        object.__setattr__(self, "prior", as_scale_prior(self.prior))
         check(
             isinstance(self.noise_scaled, bool | np.bool_),
             f"noise_scaled must be True or False, got {self.noise_scaled!r}.",
             DomainError,
         )
         check(
-            bool(self.noise_scaled) or bool(np.all(np.asarray(self.noise) > 0)),
+            bool(self.noise_scaled)
+            or is_traced(self.noise)
+            or bool(np.all(np.asarray(self.noise) > 0)),
             "noise must be > 0 with noise_scaled=False; without noise the two models are the same: "
             "use noise_scaled=True.",
             DomainError,
@@ -180,8 +183,8 @@ def inverse_gamma_evidence(prior: InverseGamma, q: float, size: int, log_det: fl
     .. math:: \log\frac{\Gamma(a+h)}{\Gamma(a)} - h \log(2\pi b) - (a+h)\log(1 + q/2b)
         - \tfrac12 \log\det, \qquad h = \tfrac d2
 
-    Why betaln and log1p: the textbook form :math:`a \log b - a_n \log b_n` loses all digits for a
-    large a (at a = 1e15 it is off by more than 1).
+    Why log_rising and log1p: the textbook form :math:`a \log b - a_n \log b_n` loses all digits
+    for a large a (at a = 1e15 it is off by more than 1).
 
     Args:
         prior: law of the scale.
@@ -192,7 +195,7 @@ def inverse_gamma_evidence(prior: InverseGamma, q: float, size: int, log_det: fl
     Check: test_mixtures.py::test_evidence_keeps_its_digits.
     """
     a, b, h = float(prior.a), float(prior.b), 0.5 * size
-    gammas = float(gammaln(h) - betaln(a, h)) - h * np.log(a)
+    gammas = float(log_rising(a, h))
     fit = h * float(np.log(b / a)) + (a + h) * float(np.log1p(0.5 * q / b))
     return float(gammas - fit - h * LOG_2PI - 0.5 * log_det)
 
@@ -254,19 +257,6 @@ class ScaledPosterior:
         needs_mean_scale(self.mean_scale, "variance")
         return self.mean_scale * self.base.var(Xs)
 
-    def cov(self, Xs: Any) -> np.ndarray:
-        """Posterior covariance of f ``(m, m)``, shared by the outputs.
-
-        Args:
-            Xs: inputs ``(m, d)``, features as in training.
-
-        Raises:
-            ShapeError, DomainError: bad inputs.
-            MomentUndefinedError: :math:`E[s^2 | y]` is infinite.
-        """
-        needs_mean_scale(self.mean_scale, "covariance")
-        return self.mean_scale * self.base.cov(Xs)
-
     def predict(self, Xs: Any, *, noise: Any = False) -> JointLaw:
         """Joint predictive law of f (or of y) at ``Xs``.
 
@@ -296,47 +286,71 @@ class ScaledPosterior:
             ShapeError, DomainError: as for :meth:`predict`.
         """
         xs = inputs(Xs, "Xs", self.base.X)
-        check(
-            noise is not True or np.ndim(self.info.noise) == 0,
-            "training used one noise variance per point, so that the noise at Xs is unknown. Pass "
-            "noise=(number or array of shape (m,)).",
-            DomainError,
-        )
-        if isinstance(noise, bool | np.bool_):
-            noise = self.info.noise if noise else 0.0
-        var = self.base.var(xs) + as_noise(noise, xs.shape[0])
+        var = self.base.var(xs) + noise_at(noise, self.info.noise, xs.shape[0])
         return scale_marginals(self.base.mean(xs), var, self.scale_posterior)
 
-    def quantile(self, Xs: Any, probability: float, *, noise: Any = False) -> np.ndarray:
-        """Marginal quantiles of f (or y), in the shape of :meth:`mean`.
+    def loo(self) -> ScalePredictions:
+        r"""Each target predicted from all the others: Student-t, or a mixture over the scale.
 
-        Args:
-            Xs: inputs ``(m, d)``, features as in training.
-            probability: in (0, 1).
-            noise: as in :meth:`predict`.
+        .. math:: y_i \mid y_{-i}, s^2 \sim N\big(y_i - [K_n^{-1} y]_i / [K_n^{-1}]_{ii},\;
+            s^2 / [K_n^{-1}]_{ii}\big)
+
+        With C outputs all those of point i are left out together.
+
+        Source: Rasmussen and Williams (2006), eq. (5.12), given the scale; derived here.
+        Check: test_mixture_points.py::test_against_refitting.
+        """
+        return self._points(self.base.loo(), student_t_others, nodes_others)
+
+    def prequential(self) -> ScalePredictions:
+        """Each target predicted from those before it; joint log scores add up to the evidence.
 
         Raises:
-            ShapeError, DomainError: bad inputs or probability.
+            ImproperPosteriorError: the law of the scale is improper.
 
-        Check: test_mixtures.py::test_quantiles_invert_the_distribution.
+        Source: A. P. Dawid, J. R. Statist. Soc. A 147 (1984) 278; derived here.
+        Check: test_mixture_points.py::test_against_refitting.
         """
-        return self.marginals(Xs, noise=noise).quantile(probability)
+        return self._points(self.base.prequential(), student_t_before, nodes_before)
 
-    def sample(self, key: Any, Xs: Any, n: int = 1, *, noise: Any = False) -> np.ndarray:
-        """Joint draws of f (or y) at ``Xs``: ``(n, m)``, or ``(n, m, C)`` when y was ``(n, C)``.
+    def _points(self, given: Any, closed: Any, by_nodes: Any) -> ScalePredictions:
+        """Predictions at unit scale with the scale integrated out."""
+        before = by_nodes is nodes_before
+        y = given.mean + given.residual
+        residual = given.residual.reshape(len(y), -1)
+        if isinstance(self.prior, InverseGamma):
+            law = self.prior if before else self.scale_posterior
+            return closed(law, residual, given.var, y)
+        nodes = self.scale_posterior
+        u, log_weights = nodes.log_s2, nodes.log_weights
+        if before:
+            u, log_weights = nodes_from_the_start(self.prior, nodes)
+        return by_nodes(log_weights, residual[None], np.exp(u)[:, None] * given.var, y)
 
-        Args:
-            key: a ``jax.random.key`` or an integer seed.
-            Xs: inputs ``(m, d)``, features as in training.
-            n: number of draws, >= 1. Default 1.
-            noise: as in :meth:`predict`.
-
-        Raises:
-            ShapeError, DomainError: bad inputs, key or n.
-        """
-        return self.predict(Xs, noise=noise).sample(key, n)
+    cov, sample, quantile = joint_cov, joint_sample, marginal_quantile
 
 
+def mixture_of(kernel: Any, noise: Any, prior: Any, meta: Any) -> ScaleMixture:
+    """A model without the checks of its arguments: JAX puts gradients and placeholders there.
+
+    Args:
+        kernel: the kernel.
+        noise: noise variance.
+        prior: law of the scale.
+        meta: ``(noise_scaled, max_points)``.
+    """
+    model = object.__new__(ScaleMixture)
+    names = ("kernel", "noise", "prior", "noise_scaled", "max_points")
+    for name, value in zip(names, (kernel, noise, prior, *meta), strict=True):
+        object.__setattr__(model, name, value)
+    return model
+
+
+jax.tree_util.register_pytree_node(
+    ScaleMixture,
+    lambda m: ((m.noise, m.prior), (m.kernel, m.noise_scaled, m.max_points)),
+    lambda meta, leaves: mixture_of(meta[0], *leaves, meta[1:]),
+)
 register_dataclass(
     ScaledPosterior, ["base", "prior", "scale_posterior", "log_evidence", "error"], []
 )

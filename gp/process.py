@@ -37,6 +37,7 @@ from gp.predictive import (
     whiten,
     with_noise,
 )
+from gp.queries import joint_cov, joint_sample, noise_at
 
 
 @float64_scope
@@ -242,17 +243,6 @@ class Posterior:
         reduction = np.sum(whiten(self.chol, cross.T) ** 2, axis=0)
         return nonnegative(prior - reduction, rounding_size(prior, dtype))
 
-    def cov(self, Xs: Any) -> np.ndarray:
-        """Posterior covariance of f ``(m, m)``, shared by the outputs.
-
-        Args:
-            Xs: inputs ``(m, d)``, features as in training.
-
-        Raises:
-            ShapeError, DomainError: bad inputs.
-        """
-        return self.predict(Xs).cov
-
     def predict(self, Xs: Any, *, noise: Any = False) -> Gaussian:
         """Joint predictive law of f (or of y) at ``Xs``.
 
@@ -265,34 +255,15 @@ class Posterior:
             ShapeError, DomainError: bad inputs, or ``noise=True`` after per-point training noise.
         """
         xs = inputs(Xs, "Xs", self.X)
-        check(
-            noise is not True or np.ndim(self.info.noise) == 0,
-            "training used one noise variance per point, so that the noise at Xs is unknown. Pass "
-            "noise=(number or array of shape (m,)).",
-            DomainError,
-        )
+        extra = noise_at(noise, self.info.noise, xs.shape[0])
         cross, _ = self._cross(xs)
         prior, dtype = kernel_matrix(self.kernel, xs)
         half = whiten(self.chol, cross.T)
         rounding = rounding_size(np.diagonal(prior), dtype)
-        cov = with_noise(prior - half.T @ half, noise, self.info.noise)
+        cov = with_noise(prior - half.T @ half, extra, 0.0)
         return Gaussian(self._shape(cross @ self.weights), cov, rounding)
 
-    def sample(self, key: Any, Xs: Any, n: int = 1, *, noise: Any = False) -> np.ndarray:
-        """Joint draws of f (or y) at ``Xs``: ``(n, m)``, or ``(n, m, C)`` when y was ``(n, C)``.
-
-        Args:
-            key: a ``jax.random.key`` or an integer seed.
-            Xs: inputs ``(m, d)``, features as in training.
-            n: number of draws, >= 1. Default 1.
-            noise: as in :meth:`predict`.
-
-        Raises:
-            ShapeError, DomainError: bad inputs, key or n.
-
-        Check: test_process.py::test_samples_have_posterior_moments.
-        """
-        return self.predict(Xs, noise=noise).sample(key, n)
+    cov, sample = joint_cov, joint_sample
 
     @property
     def log_evidence(self) -> float:
@@ -300,7 +271,7 @@ class Posterior:
 
         .. math:: -\tfrac12 y^\top K_n^{-1} y - \tfrac12 \log\det K_n - \tfrac n2 \log 2\pi
 
-        Check: test_process.py::test_log_evidence_against_scipy_and_sklearn.
+        Check: test_evidence.py::test_log_evidence_against_scipy_and_sklearn.
         """
         return gaussian_log_density(self.chol, self.white)
 

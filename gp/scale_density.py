@@ -14,6 +14,7 @@ import numpy as np
 from deeplimits.errors import DomainError
 from deeplimits.precision import float64_scope
 from deeplimits.validate import as_key, check, integer
+from gp.scale_priors import ScalePrior
 from gp.scale_quadrature import ScaleNodes, integrate
 
 
@@ -84,3 +85,18 @@ class LogDensity:
         with jax.enable_x64(True):
             moved = np.asarray(jax.random.uniform(shift, (integer(n, "n", at_least=1),)))
         return np.exp(u[self.nodes.draw(pick, n)] + (moved - 0.5) * (u[1] - u[0]))
+
+
+def as_scale_prior(prior: Any) -> Any:
+    """A law of the scale; a bare log density (a function) is wrapped by :class:`LogDensity`.
+
+    Raises:
+        DomainError: neither a law nor a function.
+    """
+    check(
+        not isinstance(prior, type) and (callable(prior) or isinstance(prior, ScalePrior)),
+        "prior must be a law of the scale, such as gp.InverseGamma(2.0, 2.0), or a log density "
+        f"s2 -> log p(s2); got {prior!r}.",
+        DomainError,
+    )
+    return prior if isinstance(prior, ScalePrior) else LogDensity(prior)

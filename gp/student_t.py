@@ -19,6 +19,7 @@ from deeplimits.pytrees import register_dataclass
 from deeplimits.validate import as_key, as_targets, check, integer, number
 from gp.linalg import factorize, nonnegative, psd_root
 from gp.predictive import standard_normal, whiten
+from gp.queries import cdf, interval, pointwise, quantile, std
 from gp.scale_priors import InverseGamma
 from gp.scale_quadrature import MomentUndefinedError
 
@@ -84,14 +85,7 @@ class MarginalT:
         """
         return inflation(self.df) * self.width**2
 
-    @property
-    def std(self) -> np.ndarray:
-        """Standard deviations ``(m,)``.
-
-        Raises:
-            MomentUndefinedError: df <= 2.
-        """
-        return np.sqrt(self.var)
+    std = property(std)
 
     def _column(self) -> np.ndarray:
         """The widths against the shape of ``loc``."""
@@ -225,14 +219,7 @@ class StudentT:
         """
         return self.marginals.var
 
-    @property
-    def std(self) -> np.ndarray:
-        """Standard deviations ``(m,)``.
-
-        Raises:
-            MomentUndefinedError: df <= 2.
-        """
-        return np.sqrt(self.var)
+    std = property(std)
 
     @property
     def marginals(self) -> MarginalT:
@@ -261,21 +248,7 @@ class StudentT:
         q = float(np.sum(whiten(chol, residual) ** 2))
         return student_log_density(self.df, q, residual.size) - 0.5 * log_det
 
-    def pointwise(self, y: Any) -> np.ndarray:
-        """Marginal log-density of every entry (see :class:`MarginalT`)."""
-        return self.marginals.pointwise(y)
-
-    def cdf(self, y: Any) -> np.ndarray:
-        """Marginal distribution functions (see :class:`MarginalT`)."""
-        return self.marginals.cdf(y)
-
-    def quantile(self, probability: float) -> np.ndarray:
-        """Marginal quantiles (see :class:`MarginalT`)."""
-        return self.marginals.quantile(probability)
-
-    def interval(self, level: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
-        """Central credible intervals (see :class:`MarginalT`)."""
-        return self.marginals.interval(level)
+    pointwise, cdf, quantile, interval = pointwise, cdf, quantile, interval
 
     def sample(self, key: Any, n: int = 1) -> np.ndarray:
         """Joint draws ``(n, *loc.shape)``: one scale for all points and outputs of a draw.

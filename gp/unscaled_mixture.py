@@ -9,19 +9,27 @@ predictions depend on the scale, and no closed form exists for any prior.
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from deeplimits.errors import DomainError
+from deeplimits.errors import DomainError, JitterWarning
 from deeplimits.pytrees import register_dataclass
 from deeplimits.validate import as_targets, check
-from gp.linalg import eigh_psd, kernel_diagonal, kernel_matrix, rounding_size
+from gp.linalg import eigh_psd, factorize, kernel_diagonal, kernel_matrix, rounding_size
 from gp.mixture_laws import GaussianMixture
 from gp.mixture_marginals import MarginalMixture
-from gp.predictive import LOG_2PI, as_noise
+from gp.mixture_points import (
+    ScalePredictions,
+    nodes_before,
+    nodes_from_the_start,
+    nodes_others,
+)
+from gp.predictive import LOG_2PI, as_noise, whiten
 from gp.process import FitInfo, inputs, size_guard
+from gp.queries import joint_cov, joint_sample, marginal_quantile, noise_at
 from gp.scale_priors import density_of_log
 from gp.scale_quadrature import ScaleNodes, integrate
 
@@ -149,29 +157,6 @@ class UnscaledPosterior:
         """
         return self.marginals(Xs).var
 
-    def cov(self, Xs: Any) -> np.ndarray:
-        """Posterior covariance of f: ``(m, m)`` when y was ``(n,)``, else ``(C, m, m)``.
-
-        Args:
-            Xs: inputs ``(m, d)``, features as in training.
-
-        Raises:
-            ShapeError, DomainError: bad inputs.
-            MomentUndefinedError: :math:`E[s^2 | y]` is infinite.
-        """
-        return self.predict(Xs).cov
-
-    def _noise_at(self, noise: Any, m: int) -> np.ndarray:
-        check(
-            noise is not True or np.ndim(self.info.noise) == 0,
-            "training used one noise variance per point, so that the noise at Xs is unknown. Pass "
-            "noise=(number or array of shape (m,)).",
-            DomainError,
-        )
-        if isinstance(noise, bool | np.bool_):
-            noise = self.info.noise if noise else 0.0
-        return np.broadcast_to(np.asarray(as_noise(noise, m), np.float64), (m,))
-
     def marginals(self, Xs: Any, *, noise: Any = False) -> MarginalMixture:
         """The law at every point of ``Xs`` alone, without joint covariances.
 
@@ -187,7 +172,7 @@ class UnscaledPosterior:
         """
         xs = inputs(Xs, "Xs", self.X)
         cross, diagonal = self._modes_at(xs), kernel_diagonal(self.kernel, xs)
-        extra = self._noise_at(noise, len(diagonal))
+        extra = noise_at(noise, self.info.noise, len(diagonal))
         nodes = self.scale_posterior
         gain = self._gain(nodes.log_s2)
         loc = np.einsum("mk,jk,kc->jmc", cross, gain, self.modes, optimize=True)
@@ -212,7 +197,7 @@ class UnscaledPosterior:
         """
         xs = inputs(Xs, "Xs", self.X)
         m = xs.shape[0]
-        extra = self._noise_at(noise, m)
+        extra = noise_at(noise, self.info.noise, m)
         nodes = self.scale_posterior
         kept = nodes.log_weights > _LEFT_OUT
         u, log_weights = nodes.log_s2[kept], nodes.log_weights[kept]
@@ -234,32 +219,49 @@ class UnscaledPosterior:
         has_var = bool(np.isfinite(nodes.mean))
         return GaussianMixture(log_weights, locs, covs, rounding, self.vector, has_var)
 
-    def quantile(self, Xs: Any, probability: float, *, noise: Any = False) -> np.ndarray:
-        """Marginal quantiles of f (or y), in the shape of :meth:`mean`.
+    def loo(self) -> ScalePredictions:
+        """Each target predicted from all the others, the scale integrated out.
 
-        Args:
-            Xs: inputs ``(m, d)``, features as in training.
-            probability: in (0, 1).
-            noise: as in :meth:`predict`.
+        With C outputs all those of point i are left out together.
+
+        Source: Rasmussen and Williams (2006), eq. (5.12), given the scale; derived here.
+        Check: test_mixture_points.py::test_against_refitting.
+        """
+        nodes = self.scale_posterior
+        left = 1 / (1 + nodes.s2[:, None] * self.values)
+        var = 1 / (left @ (self.basis**2).T)
+        solved = np.einsum("ik,jk,kc->jic", self.basis, left, self.modes, optimize=True)
+        return nodes_others(nodes.log_weights, var[:, :, None] * solved, var, self._targets())
+
+    def prequential(self) -> ScalePredictions:
+        """Each target predicted from those before it; joint log scores add up to the evidence.
+
+        One Cholesky factorisation per node, of which there are a few hundred: nothing about one
+        scale helps with another here. A scale at which the noise is lost to rounding is given the
+        smallest jitter that makes it positive definite.
 
         Raises:
-            ShapeError, DomainError: bad inputs or probability.
+            ImproperPosteriorError: the law of the scale is improper.
+
+        Source: A. P. Dawid, J. R. Statist. Soc. A 147 (1984) 278; derived here.
+        Check: test_mixture_points.py::test_against_refitting.
         """
-        return self.marginals(Xs, noise=noise).quantile(probability)
+        u, log_weights = nodes_from_the_start(self.prior, self.scale_posterior)
+        matrix, dtype = kernel_matrix(self.kernel, self.X)
+        residual, var = [], []
+        for s2 in np.exp(u):
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", JitterWarning)
+                chol = factorize(s2 * matrix, self.info.noise, dtype=dtype).chol
+            sd = np.diagonal(chol)
+            residual.append(sd[:, None] * whiten(chol, self.y))
+            var.append(sd**2)
+        return nodes_before(log_weights, np.stack(residual), np.stack(var), self._targets())
 
-    def sample(self, key: Any, Xs: Any, n: int = 1, *, noise: Any = False) -> np.ndarray:
-        """Joint draws of f (or y) at ``Xs``: ``(n, m)``, or ``(n, m, C)`` when y was ``(n, C)``.
+    def _targets(self) -> np.ndarray:
+        return self.y[:, 0] if self.vector else self.y
 
-        Args:
-            key: a ``jax.random.key`` or an integer seed.
-            Xs: inputs ``(m, d)``, features as in training.
-            n: number of draws, >= 1. Default 1.
-            noise: as in :meth:`predict`.
-
-        Raises:
-            ShapeError, DomainError: bad inputs, key or n.
-        """
-        return self.predict(Xs, noise=noise).sample(key, n)
+    cov, sample, quantile = joint_cov, joint_sample, marginal_quantile
 
 
 register_dataclass(

@@ -2,8 +2,6 @@ import importlib.util
 import re
 from types import SimpleNamespace
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.linalg
@@ -12,12 +10,10 @@ from hypothesis import strategies as st
 
 from deeplimits import (
     DomainError,
-    NotPositiveDefiniteError,
     ShapeError,
     UnstableLearningRateError,
 )
-from gp.dynamics import Ensemble, TrainedEnsemble, max_learning_rate
-from gp.predictive import StoppingScore
+from gp.dynamics import Ensemble, max_learning_rate
 from gp.process import GP
 
 
@@ -42,19 +38,16 @@ class LinearModel:
 class ErfNet:
     """Two hidden erf layers (W_std 1.5, b_std .1), readout (1, .1), NTK parameterisation."""
 
-    def __init__(self, xp=np):
-        self.xp = xp
-
     def both(self, x, z=None):
-        z, xp = (x if z is None else z), self.xp
-        pairs = x @ z.T, xp.sum(x**2, 1)[:, None], xp.sum(z**2, 1)[None]
+        z = x if z is None else z
+        pairs = x @ z.T, np.sum(x**2, 1)[:, None], np.sum(z**2, 1)[None]
         q, q1, q2 = (2.25 * v / x.shape[1] + 0.01 for v in pairs)
         ntk = q
         for weight in (2.25, 1.0):
             scale = (1 + 2 * q1) * (1 + 2 * q2)
-            slope = 4 / np.pi / xp.sqrt(scale - 4 * q**2)
-            q = weight * 2 / np.pi * xp.arcsin(2 * q / xp.sqrt(scale)) + 0.01
-            q1, q2 = (weight * 2 / np.pi * xp.arcsin(2 * v / (1 + 2 * v)) + 0.01 for v in (q1, q2))
+            slope = 4 / np.pi / np.sqrt(scale - 4 * q**2)
+            q = weight * 2 / np.pi * np.arcsin(2 * q / np.sqrt(scale)) + 0.01
+            q1, q2 = (weight * 2 / np.pi * np.arcsin(2 * v / (1 + 2 * v)) + 0.01 for v in (q1, q2))
             ntk = weight * slope * ntk + q
         return q, ntk
 
@@ -291,193 +284,3 @@ def test_max_learning_rate_of_a_zero_matrix():
 def test_bad_max_learning_rate(kwargs, error, match):
     with pytest.raises(error, match=match):
         max_learning_rate(**{"ntk": np.eye(3), **kwargs})
-
-
-# --- stopping
-
-
-def test_stopping_score_is_exact_for_ridge():
-    # mean predictor of the ridge ensemble at infinity = kernel ridge regression
-    net = ErfNet()
-    for ridge in (0.1, 0.0):
-        ens = Ensemble(net, ridge=ridge).train(ERF_X, ERF_Y, times=np.inf)
-        gaps = []
-        for i in range(6):
-            rest = np.delete(np.arange(6), i)
-            one = Ensemble(net, ridge=ridge).train(ERF_X[rest], ERF_Y[rest], times=np.inf)
-            gaps.append(ERF_Y[i] - one.mean(ERF_X[i : i + 1])[0, 0])
-        # condition number of the NTK below 1e4
-        assert ens.stop("loo").score[0] == pytest.approx(np.mean(np.square(gaps)), rel=1e-9)
-
-
-def test_stopping_chooses_the_smallest_score():
-    rng = np.random.default_rng(0)
-    x = rng.normal(size=(40, 3))
-    y = np.sin(x[:, 0]) + 0.5 * rng.normal(size=40)
-    times = np.geomspace(1e-2, 1e5, 30)
-    ens = Ensemble(ErfNet(), 0.5).train(x, y, times=times)
-    choice = ens.stop()
-    assert isinstance(choice, StoppingScore)
-    assert choice.score[choice.index] == choice.score.min()
-    assert choice.time == times[choice.index]
-    assert 0 < choice.index < 29  # noisy labels: neither untrained nor interpolating
-    # scores from explicit smoothers
-    for i in (0, choice.index):
-        smoother = scipy.linalg.expm(-0.5 * times[i] * ErfNet().ntk(x))
-        score = np.mean((smoother @ y / np.diag(smoother)) ** 2)
-        assert choice.score[i] == pytest.approx(score, rel=1e-9)  # expm and eigh, norm 30
-
-
-def test_stopping_at_the_start_is_the_size_of_the_labels():
-    ens = Ensemble(ErfNet()).train(ERF_X, ERF_Y, times=0.0)
-    assert ens.stop().score[0] == pytest.approx(np.mean(ERF_Y**2), rel=1e-12)
-
-
-def test_undefined_stopping_score():
-    # eigenvalues 1/2 and 3/2: after one step of rate 1 the residuals are +1/2 and -1/2, which
-    # cancel on the diagonal of F because both eigenvectors are (1, +-1) / sqrt 2
-    ntk = np.array([[1.0, -0.5], [-0.5, 1.0]])
-    net = SimpleNamespace(nngp=lambda x, z=None: np.eye(2), ntk=lambda x, z=None: ntk)
-    ens = Ensemble(net, 1.0).train(np.eye(2), np.ones(2), steps=1)
-    with pytest.raises(DomainError, match="undefined at every stored time"):
-        ens.stop()
-    with pytest.raises(DomainError, match="rule must be one of 'loo'"):
-        ens.stop("gcv")
-
-
-# --- interface
-
-
-def test_shapes():
-    net = LinearModel()
-    flat = Ensemble(net, 0.1).train(TRAIN, np.ones(6), times=[1.0, 2.0])
-    deep = Ensemble(net, 0.1).train(TRAIN, np.ones((6, 3)), times=[1.0, 2.0])
-    assert flat.mean(TEST).shape == flat.var(TEST).shape == (2, 4)
-    assert deep.mean(TEST).shape == (2, 4, 3)
-    assert flat.train_mean().shape == (2, 6)
-    assert deep.train_mean().shape == (2, 6, 3)
-    assert flat.cov(TEST).shape == (2, 4, 4)
-    assert flat.train_cov().shape == (2, 6, 6)
-    assert all(isinstance(v, np.ndarray) for v in (flat.mean(TEST), flat.cov(TEST)))
-
-
-def test_predict_is_the_law_at_one_moment():
-    ens = Ensemble(ErfNet(), 0.1).train(ERF_X, ERF_Y, times=[1.0, 5.0])
-    for at in (0, -1):
-        pred = ens.predict(ERF_XS, at=at)
-        np.testing.assert_allclose(pred.mean, ens.mean(ERF_XS)[at], rtol=1e-13)
-        np.testing.assert_allclose(pred.cov, ens.cov(ERF_XS)[at], rtol=1e-13)
-    noisy = ens.predict(ERF_XS, noise=0.3)
-    np.testing.assert_allclose(noisy.var, ens.var(ERF_XS)[-1] + 0.3, rtol=1e-13)
-    assert noisy.sample(0, 7).shape == (7, 3)
-    assert np.isfinite(noisy.log_prob(np.zeros(3)))
-    with pytest.raises(DomainError, match="at must be a position in the 2 stored times, got 2"):
-        ens.predict(ERF_XS, at=2)
-
-
-def test_both_kernels_in_one_pass():
-    calls = []
-
-    def kernel_fn(x, z, get):
-        calls.append(get)
-        nngp, ntk = ErfNet().both(x, z)
-        return SimpleNamespace(nngp=nngp, ntk=ntk)
-
-    net = SimpleNamespace(kernel_fn=kernel_fn, nngp=ErfNet().nngp, ntk=ErfNet().ntk)
-    ens = Ensemble(net).train(ERF_X, ERF_Y, times=2.0)
-    plain = Ensemble(ErfNet()).train(ERF_X, ERF_Y, times=2.0)
-    np.testing.assert_array_equal(ens.cov(ERF_XS), plain.cov(ERF_XS))
-    assert calls == [("nngp", "ntk")] * 2
-
-
-def test_single_point_and_records():
-    ens = Ensemble(ErfNet(), 0.5).train(ERF_X[:1], ERF_Y[:1], times=[0.0, 1.0, np.inf])
-    ntk = ErfNet().ntk(ERF_X[:1])[0, 0]
-    expected = [0, 1 - np.exp(-0.5 * ntk), 1]  # label cos(0) = 1
-    np.testing.assert_allclose(ens.train_mean()[:, 0], expected, rtol=1e-14, atol=1e-16)
-    again = jax.tree.map(lambda leaf: leaf, ens)
-    assert isinstance(again, TrainedEnsemble)
-    np.testing.assert_array_equal(again.mean(ERF_XS), ens.mean(ERF_XS))
-
-
-def test_float64_with_x64_off():
-    reference = Ensemble(ErfNet(jnp)).train(ERF_X, ERF_Y, times=50.0)
-    with jax.enable_x64(False):
-        ens = Ensemble(ErfNet(jnp)).train(ERF_X, ERF_Y, times=50.0)
-        cov = ens.cov(ERF_XS)
-    assert cov.dtype == np.float64
-    np.testing.assert_allclose(cov, reference.cov(ERF_XS), atol=1e-12)  # the same computation
-
-
-def test_float32_kernels():
-    x, xs = (jnp.asarray(v, jnp.float32) for v in (ERF_X, ERF_XS))
-    ens = Ensemble(ErfNet(jnp), 1.0, loss="mean").train(x, ERF_Y, times=[20.0, 200.0])
-    exact = Ensemble(ErfNet(), 1.0, loss="mean").train(ERF_X, ERF_Y, times=[20.0, 200.0])
-    # float32 rounding 1e-7 times gains up to rate * t = 33 and a few matrix products
-    np.testing.assert_allclose(ens.mean(xs), exact.mean(ERF_XS), atol=5e-5)
-
-
-@pytest.mark.parametrize(
-    ("kwargs", "match"),
-    [
-        ({"net": lambda x: x}, r"net must have the methods nngp\(x1, x2=None\) and ntk"),
-        ({"learning_rate": 0.0}, "learning_rate must be > 0"),
-        ({"learning_rate": np.nan}, "learning_rate must be finite"),
-        ({"loss": "mse"}, "loss must be one of 'sum', 'mean'; got 'mse'"),
-        ({"momentum": 1.0}, "momentum must be"),
-        ({"momentum": -0.1}, "momentum must be"),
-        ({"ridge": -1.0}, "ridge must be >= 0"),
-        ({"max_points": 0}, "max_points must be >= 1"),
-    ],
-)
-def test_bad_ensembles(kwargs, match):
-    with pytest.raises(DomainError, match=match):
-        Ensemble(**{"net": ErfNet(), **kwargs})
-
-
-@pytest.mark.parametrize(
-    ("kwargs", "error", "match"),
-    [
-        ({}, DomainError, r"exactly one of times= \(gradient flow\) and steps="),
-        ({"times": 1.0, "steps": 1}, DomainError, "exactly one of times="),
-        ({"times": -1.0}, DomainError, r"times must be >= 0 \(inf allowed\), got -1"),
-        ({"times": [0.0, np.nan]}, DomainError, "times must be >= 0"),
-        ({"steps": 1.5}, DomainError, "steps must be whole numbers or inf"),
-        ({"times": []}, ShapeError, "non-empty 1-D sequence"),
-        ({"times": np.ones((2, 2))}, ShapeError, "non-empty 1-D sequence"),
-        ({"times": 1.0, "X": ERF_X[:, 0]}, ShapeError, r"X must have shape \(n, d\)"),
-        ({"times": 1.0, "y": ERF_Y[1:]}, ShapeError, r"y must have shape \(6,\)"),
-        ({"times": 1.0, "y": ERF_Y * np.nan}, DomainError, "y must be finite"),
-    ],
-)
-def test_bad_training(kwargs, error, match):
-    with pytest.raises(error, match=match):
-        Ensemble(ErfNet()).train(**{"X": ERF_X, "y": ERF_Y, **kwargs})
-
-
-def test_momentum_has_no_flow():
-    with pytest.raises(DomainError, match="momentum is defined for discrete steps"):
-        Ensemble(ErfNet(), 0.1, momentum=0.5).train(ERF_X, ERF_Y, times=[1.0])
-
-
-def test_too_many_points():
-    with pytest.raises(DomainError, match="X has 6 points, more than max_points=5"):
-        Ensemble(ErfNet(), max_points=5).train(ERF_X, ERF_Y, times=[1.0])
-
-
-def test_bad_kernels():
-    net = SimpleNamespace(nngp=ErfNet().nngp, ntk=lambda x, z=None: -ErfNet().ntk(x, z))
-    with pytest.raises(NotPositiveDefiniteError, match=r"the NTK of X .*eigenvalues run from -"):
-        Ensemble(net).train(ERF_X, ERF_Y, times=[1.0])
-    net.ntk = lambda x, z=None: ErfNet().ntk(x, z)[:, 1:]
-    with pytest.raises(ShapeError, match="the kernel must return an array of shape"):
-        Ensemble(net).train(ERF_X, ERF_Y, times=[1.0])
-
-
-def test_bad_queries():
-    ens = Ensemble(ErfNet()).train(ERF_X, ERF_Y, times=[1.0])
-    for query in (ens.mean, ens.cov, ens.var, ens.predict):
-        with pytest.raises(ShapeError, match="Xs and X must agree in every axis but the first"):
-            query(np.ones((2, 5)))
-    with pytest.raises(DomainError, match="noise must be >= 0"):
-        ens.predict(ERF_XS, noise=-1.0)

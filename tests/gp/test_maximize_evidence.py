@@ -231,7 +231,7 @@ def test_a_memory_of_n_squared():
         ({"fixed": ("kernel", "noise")}, DomainError, "nothing to fit"),
         ({"fixed": (1,)}, DomainError, "fixed must hold fragments of names"),
         ({"start": {"a": 1.0}}, DomainError, "start is for a family"),
-        ({"model": Smooth}, DomainError, "model must be a gp.GP, or a callable of keywords"),
+        ({"model": Smooth}, DomainError, "model must be a gp.GP or gp.ScaleMixture, or a callable"),
         ({"model": lambda a: a, "start": {"a": 1.0}}, DomainError, "must return a gp.GP"),
         ({"model": lambda a: a, "start": {"a": -1.0}}, DomainError, r"start\['a'\] must be > 0"),
         ({"X": X[:, 0]}, ShapeError, r"X must have shape \(n, d\)"),

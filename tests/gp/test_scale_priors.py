@@ -1,4 +1,5 @@
 import jax
+import jax.numpy as jnp
 import mpmath as mp
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from gp.scale_priors import (
     ScalePrior,
     density_of_log,
     log_density,
+    log_rising,
 )
 from gp.scale_quadrature import ImproperPosteriorError, MomentUndefinedError, integrate
 
@@ -173,3 +175,25 @@ def test_infinite_moments_are_infinite():
 def test_improper_density():
     with pytest.raises(ImproperPosteriorError, match="the scale prior diverges"):
         _ = LogDensity(lambda s2: -np.log(s2)).nodes
+
+
+@pytest.mark.parametrize("a", [0.3, 1.7, 12.0, 30.0, 1e3, 1e8, 1e15])
+@pytest.mark.parametrize("h", [0.5, 10.0, 400.0])
+def test_gamma_ratios(a, h):
+    with mp.workdps(50):
+        rising = mp.loggamma(mp.mpf(a) + h) - mp.loggamma(a) - h * mp.log(a)
+        log_beta = mp.loggamma(a) + mp.loggamma(h) - mp.loggamma(mp.mpf(a) + h)
+        at = mp.mpf("0.3")
+        density = a * at - (mp.mpf(a) + h) * mp.log(1 + mp.exp(at)) - log_beta
+    # rounding of the largest terms: h, and the logarithm of the gamma function of h
+    scale = h + float(abs(mp.loggamma(h))) + abs(float(rising))
+    for number in (float, jnp.float64):
+        found = float(log_rising(number(a), number(h)))
+        assert found == pytest.approx(float(rising), abs=4e-15 * (scale + 10))
+        law = BetaPrime(number(a), number(h)) if number is float else None
+        if law is not None and a < 1e4:
+            # the two terms of the density have this size
+            slack = 1e-15 * (a + h) * 10
+            assert float(law.log_density_of_log(0.3)) == pytest.approx(float(density), abs=slack)
+            traced = jax.jit(lambda b: BetaPrime(a, b).log_density_of_log(jnp.float64(0.3)))(h)
+            assert float(traced) == pytest.approx(float(density), abs=slack)

@@ -60,6 +60,7 @@ from ntk.compose import (
     parallel as parallel,
     serial as serial,
 )
+from ntk.families import MLPFamily as MLPFamily, mlp_family as mlp_family
 from ntk.networks import mlp as mlp
 from ntk.repeat import repeat as repeat
 

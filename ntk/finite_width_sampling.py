@@ -149,7 +149,7 @@ def sample_finite_width(
     keys = jax.random.split(as_key(key), n_samples).reshape(groups, -1)
     single = [jnp.asarray(a, jnp.float32) for a in (x, C_b, C_W, rates)]
     size = _batch_size(order, (x.shape[1], *widths), len(x))
-    runs = [_group(typed(f, jnp.float32), k, *single, widths, order, size, type(f)) for k in keys]
+    runs = [_group(typed(f, jnp.float32), k, *single, widths, order, size) for k in keys]
     found = {name: np.stack([np.asarray(r[name], np.float64) for r in runs]) for name in runs[0]}
     tensors = {}
     for name in _names(order):
@@ -237,9 +237,7 @@ def _batch_size(order: str, sizes: tuple[int, ...], M: int) -> int:
     return max(1, _BUDGET // cost)
 
 
-# `kind` keeps the compiled programs of different duals apart: in JAX 0.10 registered dataclasses
-# compare as trees without their class, so the cache may take one for another.
-@functools.partial(jax.jit, static_argnames=("widths", "order", "size", "kind"))
+@functools.partial(jax.jit, static_argnames=("widths", "order", "size"))
 def _group(
     f: Dual,
     keys: Any,
@@ -250,7 +248,6 @@ def _group(
     widths: tuple[int, ...],
     order: str,
     size: int,
-    kind: type,
 ) -> dict[str, Any]:
     """Estimates of one ensemble; G1 and Theta1 stand for the mean kernels."""
     table = [(rates[i, 0], rates[i, 1]) for i in range(len(widths) + 1)]

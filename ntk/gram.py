@@ -187,7 +187,7 @@ def run_tiles(work: Callable[[tuple[int, int]], None], tiles: list[Any], *, prog
 
 
 def _cores() -> int:
-    """Cores that this process may use (fewer than the machine's under ``taskset`` or a batch job)."""
+    """Cores that this process may use: fewer than the machine has under ``taskset``."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

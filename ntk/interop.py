@@ -50,7 +50,7 @@ def neural_tangents() -> ModuleType:
         MissingDependencyError: not installed, another version, or frozendict is missing.
 
     Check: ``tests/ntk/test_interop.py::test_empirical_implementations_agree`` and the published
-        values in ``test_published_values``.
+        values in ``tests/ntk/test_interop_networks.py``.
     """
     if hasattr(sys.modules.get("neural_tangents"), "stax"):
         return sys.modules["neural_tangents"]
@@ -161,7 +161,7 @@ def from_neural_tangents(triple: Any) -> ExternalNetwork:
 
     Source: https://arxiv.org/abs/1912.02803, the library's paper.
 
-    Check: ``tests/ntk/test_interop.py::test_published_values``, ``::test_axis_order``.
+    Check: ``tests/ntk/test_interop_networks.py::test_published_values``, ``::test_axis_order``.
     """
     try:
         init_fn, apply_fn, kernel_fn = triple

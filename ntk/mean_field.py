@@ -29,7 +29,7 @@ from deeplimits.precision import float64_scope, require_x64
 from deeplimits.validate import number
 from ntk.activations import dual as to_dual
 from ntk.duals import Dual
-from ntk.single_input import averages, check_averages, host_averages, jit_by_type
+from ntk.single_input import averages, check_averages, host_averages
 
 #: Ends and size of the grid of variances on which fixed points are bracketed.
 LOW, HIGH, POINTS = 1e-20, 1e8, 1601
@@ -165,7 +165,7 @@ def chi_1(
     return _chi_1(to_dual(activation), W, b, q)
 
 
-@jit_by_type
+@jax.jit
 def _chi_1(dual: Dual, W: Any, b: Any, q0: Any) -> Any:
     W2, b2 = W * W, b * b
     q = grid()
@@ -293,8 +293,8 @@ def mean_field(
     )
 
 
-_correlation_gap = jit_by_type(correlation_gap)
-_polish = jit_by_type(functools.partial(polish, steps=60))
+_correlation_gap = jax.jit(correlation_gap)
+_polish = jax.jit(functools.partial(polish, steps=60))
 
 
 def _fixed_points(

@@ -157,7 +157,7 @@ def as_function(model: Any, params: Any = None) -> tuple[Callable[..., Any], Any
         DomainError: not callable, parameters missing, or complex parameters.
 
     Check:
-        tests/ntk/test_empirical.py::test_library_models_match_brute_force
+        tests/ntk/test_empirical_models.py::test_library_models_match_brute_force
     """
     if hasattr(model, "apply_fn") and hasattr(model, "init_fn"):
         return Partial(_apply_network, model), params

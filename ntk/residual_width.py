@@ -119,7 +119,7 @@ def residual_width(
     depth = integer(depth, "depth", at_least=1)
     f = typed(dual(activation), jnp.float64)
     constants = [jnp.asarray(a, jnp.float64) for a in (C_b, C_W, gamma, K, float(three_point))]
-    layers = [np.asarray(a) for a in _run(f, *constants, depth, type(f))]
+    layers = [np.asarray(a) for a in _run(f, *constants, depth)]
     check(
         all(np.isfinite(a).all() for a in layers),
         f"the variance leaves the range of float64 within {depth} layers at C_W = {C_W:g} and "
@@ -130,10 +130,8 @@ def residual_width(
     return ResidualWidth(**found, gamma=float(gamma), three_point=bool(three_point))
 
 
-# `kind` keeps the compiled programs of different duals apart: in JAX 0.10 registered dataclasses
-# compare as trees without their class, so the cache may take one for another.
-@functools.partial(jax.jit, static_argnames=("depth", "kind"))
-def _run(f: Dual, C_b: Any, C_W: Any, gamma: Any, K: Any, keep: Any, depth: int, kind: type) -> Any:
+@functools.partial(jax.jit, static_argnames="depth")
+def _run(f: Dual, C_b: Any, C_W: Any, gamma: Any, K: Any, keep: Any, depth: int) -> Any:
     def step(state: Any, _: None) -> tuple[Any, Any]:
         return _layer(f, C_b, C_W, gamma, keep, *state), state
 
@@ -220,7 +218,7 @@ def sample_residual_width(
     keys = jax.random.split(as_key(key), n_samples).reshape(groups, -1)
     size = max(1, _BUDGET // (8 * width))
     single = [jnp.asarray(a, jnp.float32) for a in (C_b, C_W, gamma, K)]
-    runs = [_ensemble(typed(f, jnp.float32), k, *single, width, depth, size, type(f)) for k in keys]
+    runs = [_ensemble(typed(f, jnp.float32), k, *single, width, depth, size) for k in keys]
     found = [np.stack([np.asarray(r[i], np.float64) for r in runs]) for i in range(3)]
     found[2] = width * (found[2] - limit.K[None, 1:])
     result = {}
@@ -231,7 +229,7 @@ def sample_residual_width(
     return result
 
 
-@functools.partial(jax.jit, static_argnames=("width", "depth", "size", "kind"))
+@functools.partial(jax.jit, static_argnames=("width", "depth", "size"))
 def _ensemble(
     f: Dual,
     keys: Any,
@@ -242,7 +240,6 @@ def _ensemble(
     width: int,
     depth: int,
     size: int,
-    kind: type,
 ) -> Any:
     """V, tau and the mean variance of layers 2 .. depth."""
     n = width

@@ -55,22 +55,6 @@ _BLOCK, _POINTS = 64, 4096
 TOLERANCE = 1e-9
 
 
-def jit_by_type(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
-    """``jax.jit`` of a function of a dual that never mistakes one type of dual for another.
-
-    Why not plain ``jax.jit``: JAX 0.10 takes the structures of two registered dataclasses for equal
-    whenever their fields are, whatever their types. Its cache then depends on hashes alone and now
-    and then returns the program compiled for another activation.
-    """
-    compiled = jax.jit(lambda kind, *args: function(*args), static_argnums=0, **options)
-
-    @functools.wraps(function)
-    def call(dual: Dual, *args: Any) -> Any:
-        return compiled(str(jax.tree.structure(dual)), dual, *args)
-
-    return call
-
-
 def averages(dual: Dual, K: Any) -> tuple[Any, Any]:
     r""":math:`\langle\sigma^2\rangle` and :math:`\langle\sigma'^2\rangle`, elementwise in ``K``.
 
@@ -153,7 +137,7 @@ class Averages:
     dd_value: Any
 
 
-@jit_by_type
+@jax.jit
 def all_averages(dual: Dual, K: Any) -> Averages:
     """:func:`averages` with the derivatives that the susceptibilities need."""
 
@@ -350,7 +334,7 @@ def host_averages(dual: Dual, K: ArrayLike) -> Averages:
     return merged  # type: ignore[no-any-return]
 
 
-@jit_by_type
+@jax.jit
 def _squares(dual: Dual, x: Any) -> Any:
     return jnp.stack([dual.fn(x) ** 2, slope(dual.fn, x) ** 2], axis=-1)
 

@@ -1,18 +1,20 @@
-"""Checks that every dual must pass, against references that share no code with it."""
+"""Errors of a dual against references that share no code with it; each must be 1 at most."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import mpmath as mp
 import numpy as np
 
-from ntk.duals import Dual
+from ntk.duals import Dual, gap_arguments
+from ntk.piecewise import PiecewiseLinear
+from ntk.price import QuadratureDual
 
 from .dual_oracle import COVARIANCES, dual_quadrature, mean_quadrature
 
@@ -36,6 +38,8 @@ POINTS = np.array(
 )
 #: One zero variance, and two.
 ZEROS = np.array([(0.0, 1.3, 1.0), (1.3, 0.0, 0.3), (0.0, 0.0, 1.0), (0.0, 0.0, 0.0)])
+#: Rows that are evaluated at once: those of `gap_points`.
+ROWS = 64
 
 
 @dataclass(frozen=True)
@@ -61,85 +65,121 @@ class Case:
         return repr(self.dual).replace(" ", "")
 
 
-def reference(case: Case, q1: Any, q2: Any, eps: Any) -> tuple[Any, Any, Any, Any, Any]:
-    """``K``, ``Kdot``, gap, and the scales of ``K`` and ``Kdot``, from the textbook form.
+@functools.cache
+def _diagonal(case: Case, q: Any) -> tuple[Any, Any]:
+    """``K`` and ``Kdot`` of one variance with itself, in 160 digits."""
+    with mp.workdps(160):
+        slope = mp.nan if case.df is None else _slope(case, q, mp.mpf(1), q)
+        return case.textbook(q, q, q), slope
+
+
+def _slope(case: Case, a: Any, rho: Any, b: Any) -> Any:
+    """Difference quotient of the textbook kernel, in the precision that is set."""
+    step = mp.mpf(10) ** -50
+    # One-sided at the ends, where some textbook forms leave their domain.
+    up, down = min(rho + step, mp.mpf(1)), max(rho - step, mp.mpf(-1))
+    s = mp.sqrt(a * b)
+    return (case.textbook(a, s * up, b) - case.textbook(a, s * down, b)) / (s * (up - down))
+
+
+def reference_gap(case: Case, q1: Any, q2: Any, eps: Any) -> Any:
+    """Gap from the textbook form, in 160 digits because that cancels."""
+    with mp.workdps(160):
+        q1, q2, eps = mp.mpf(float(q1)), mp.mpf(float(q2)), mp.mpf(float(eps))
+        scale = mp.sqrt(_diagonal(case, q1)[0] * _diagonal(case, q2)[0])
+        return 1 - case.textbook(q1, mp.sqrt(q1 * q2) * (1 - eps), q2) / scale
+
+
+def reference(case: Case, q1: Any, q2: Any, eps: Any) -> tuple[Any, Any, Any, Any]:
+    """``K``, ``Kdot`` and the scales of both, from the textbook form.
 
     160 digits, because the textbook forms and the difference quotient cancel.
     """
     with mp.workdps(160):
         q1, q2, eps = mp.mpf(float(q1)), mp.mpf(float(q2)), mp.mpf(float(eps))
-        s = mp.sqrt(q1 * q2)
-        step = mp.mpf(10) ** -50
-
-        def slope(a: Any, rho: Any, b: Any) -> Any:
-            # One-sided at the ends, where some textbook forms leave their domain.
-            up = min(rho + step, mp.mpf(1))
-            down = max(rho - step, mp.mpf(-1))
-            s = mp.sqrt(a * b)
-            return (case.textbook(a, s * up, b) - case.textbook(a, s * down, b)) / (s * (up - down))
-
-        K, K11, K22 = (
-            case.textbook(q1, s * (1 - eps), q2),
-            *(case.textbook(q, q, q) for q in (q1, q2)),
-        )
+        K = case.textbook(q1, mp.sqrt(q1 * q2) * (1 - eps), q2)
+        (K11, dot11), (K22, dot22) = _diagonal(case, q1), _diagonal(case, q2)
         scale = mp.sqrt(K11 * K22)
         if case.df is None:
-            return K, mp.nan, 1 - K / scale, scale, mp.nan
-        dots = (slope(q1, 1 - eps, q2), slope(q1, mp.mpf(1), q1), slope(q2, mp.mpf(1), q2))
-        return K, dots[0], 1 - K / scale, scale, mp.sqrt(abs(dots[1] * dots[2]))
+            return K, mp.nan, scale, mp.nan
+        return K, _slope(case, q1, 1 - eps, q2), scale, mp.sqrt(abs(dot11 * dot22))
 
 
 @functools.cache
 def compiled(dual: Dual) -> Any:
-    """The jitted kernel with the parameters as constants, compiled once per dual and dtype."""
+    """The jitted kernel with the parameters as constants (other kernels are jitted already)."""
     return jax.jit(dual.kernel)
 
 
 def evaluate(dual: Dual, points: np.ndarray, dtype: Any) -> list[np.ndarray]:
-    """Kernel of each row of ``points`` in ``dtype``."""
-    out = compiled(dual)(*(jnp.asarray(column, dtype) for column in points.T))
-    assert all(value.dtype == dtype and value.shape == points.shape[:1] for value in out)
-    return [np.asarray(value) for value in out]
+    """Kernel of each row of ``points`` in ``dtype``; all rows fit one shape, compiled once."""
+    rows = np.resize(points, (ROWS, 3))
+    kernel = dual.kernel if isinstance(dual, QuadratureDual | PiecewiseLinear) else compiled(dual)
+    out = kernel(*(jnp.asarray(column, dtype) for column in rows.T))
+    assert all(value.dtype == dtype and value.shape == (ROWS,) for value in out)
+    return [np.asarray(value)[: len(points)] for value in out]
 
 
-def check_quadrature(case: Case, kinks: tuple[float, ...] = ()) -> None:
-    """K, Kdot, variance and mean against panel quadrature on generic covariances."""
-    columns = [jnp.array(column) for column in zip(*COVARIANCES, strict=True)]
-    found_K = np.asarray(case.dual.K(*columns))
-    found_Kdot = np.asarray(case.dual.Kdot(*columns)) if case.df is not None else found_K
-    found = zip(COVARIANCES, found_K, found_Kdot, strict=True)
-    for (q11, q12, q22), k, kdot in found:
-        K, Kdot = dual_quadrature(case.f, case.df, q11, q12, q22, kinks)
-        variances = [mean_quadrature(lambda x: case.f(x) ** 2, q, kinks) for q in (q11, q22)]
-        floor = 1e-3 * np.sqrt(np.prod(variances))  # averages that vanish by symmetry
-        # 1e-12 relative is the accuracy promised; the rule itself reaches about 2e-13.
-        assert abs(k - K) <= 1e-12 * max(abs(K), floor)
-        if case.df is not None:
-            dots = [mean_quadrature(lambda x: case.df(x) ** 2, q, kinks) for q in (q11, q22)]
-            floor = 1e-3 * np.sqrt(np.prod(dots))
-            assert abs(kdot - Kdot) <= 1e-12 * max(abs(Kdot), floor)
-    q = columns[0]
-    variances = [mean_quadrature(lambda x: case.f(x) ** 2, float(v), kinks) for v in q]
-    means = [mean_quadrature(case.f, float(v), kinks) for v in q]
-    np.testing.assert_allclose(case.dual.variance(q), variances, rtol=1e-12)
-    # A mean is known up to rounding of its terms, which are of the size of the deviation.
-    error = np.abs(np.asarray(case.dual.mean(q)) - means)
-    assert np.all(error <= 1e-12 * np.sqrt(variances))
+class Worst(NamedTuple):
+    """The largest error in units of what is allowed there, and where it is."""
+
+    ratio: float
+    where: Any
 
 
-def check_values(case: Case, dtype: Any, tolerance: float) -> None:
+def worst(rows: Iterable[tuple[Any, Any, Any]]) -> Worst:
+    """The worst of rows ``(error, allowed, where)``; an error that is not a number is infinite."""
+    found = []
+    for error, allowed, where in rows:
+        ratio = float(abs(error) / allowed) if error else 0.0
+        found.append(Worst(ratio if np.isfinite(ratio) else np.inf, where))
+    return max(found, key=lambda row: row.ratio)
+
+
+def quadrature_error(case: Case, kinks: tuple[float, ...] = ()) -> Worst:
+    """K, Kdot, variance and mean against panel quadrature on generic covariances.
+
+    Allowed is 1e-12 relative, the accuracy promised (the rule itself reaches about 2e-13); for
+    averages that vanish by symmetry, relative to a thousandth of their scale.
+    """
+
+    def average(f: Callable[[Any], Any], q: float) -> float:
+        return mean_quadrature(f, q, kinks)
+
+    f, df, dual, count = case.f, case.df, case.dual, len(COVARIANCES)
+    columns = [jnp.asarray(column) for column in np.resize(COVARIANCES, (ROWS, 3)).T]
+    kernels = [dual.K(*columns), dual.Kdot(*columns) if df is not None else columns[0]]
+    found = np.asarray([*kernels, dual.variance(columns[0]), dual.mean(columns[0])])[:, :count]
+    rows = []
+    for point, (k, kdot, variance, mean) in zip(COVARIANCES, found.T, strict=True):
+        q11, _, q22 = point
+        K, Kdot = dual_quadrature(f, df, *point, kinks)
+        squares = [average(lambda x: f(x) ** 2, q) for q in (q11, q22)]
+        floor = 1e-3 * np.sqrt(np.prod(squares))
+        rows.append((k - K, 1e-12 * max(abs(K), floor), ("K", point)))
+        if df is not None:
+            floor = 1e-3 * np.sqrt(np.prod([average(lambda x: df(x) ** 2, q) for q in (q11, q22)]))
+            rows.append((kdot - Kdot, 1e-12 * max(abs(Kdot), floor), ("Kdot", point)))
+        rows.append((variance - squares[0], 1e-12 * squares[0], ("variance", q11)))
+        # A mean is known up to rounding of its terms, which are of the size of the deviation.
+        rows.append((mean - average(f, q11), 1e-12 * np.sqrt(squares[0]), ("mean", q11)))
+    return worst(rows)
+
+
+def value_error(case: Case, dtype: Any, tolerance: float) -> Worst:
     """K and Kdot at the delicate points, relative to the textbook form in 160 digits."""
     points = POINTS.astype(dtype)
     K, Kdot, _ = evaluate(case.dual, points, dtype)
+    rows = []
     for point, k, dot in zip(points, K, Kdot, strict=True):
-        want_k, want_dot, _, scale_k, scale_dot = reference(case, *point)
+        want_k, want_dot, scale_k, scale_dot = reference(case, *point)
         size = max(abs(want_k), scale_k) if case.signed[0] else abs(want_k)
         # 1e-20: at antipodes the difference quotient leaves its step instead of 0.
-        assert abs(float(k) - want_k) <= tolerance * size + 1e-20, (case, point, float(k), want_k)
+        rows.append((float(k) - want_k, tolerance * size + 1e-20, ("K", point)))
         if case.df is not None:
             size = max(abs(want_dot), scale_dot) if case.signed[1] else abs(want_dot)
-            error = abs(float(dot) - want_dot)
-            assert error <= tolerance * size + 1e-20, (case, point, float(dot), want_dot)
+            rows.append((float(dot) - want_dot, tolerance * size + 1e-20, ("Kdot", point)))
+    return worst(rows)
 
 
 def gap_points() -> np.ndarray:
@@ -150,39 +190,56 @@ def gap_points() -> np.ndarray:
     return np.array([(a, b, e) for a, b in pairs for e in eps])
 
 
-def check_gap(case: Case, dtype: Any) -> None:
-    """eps_out against the textbook form: absolute error about u sqrt(eps_out)."""
+def gap_error(case: Case, dtype: Any) -> Worst:
+    """eps_out against the textbook form: allowed is an absolute error of about u sqrt(eps_out)."""
     points = gap_points().astype(dtype)
     u = float(np.finfo(dtype).eps) / 2
+    rows = []
     for point, value in zip(points, evaluate(case.dual, points, dtype)[2], strict=True):
-        want = reference(case, *point)[2]
+        want = reference_gap(case, *point)
         ratio = float(np.log(np.float64(point[0]) / np.float64(point[1]))) ** 2
         allowed = case.gap_factor * u * float(mp.sqrt(abs(want))) + case.ratio_factor * u * ratio
         allowed += (4 * u) ** 2  # squares of two rounded lengths
-        assert abs(float(value) - want) <= allowed, (case, point, float(value), mp.nstr(want, 12))
+        rows.append((float(value) - want, allowed, point))
+    return worst(rows)
 
 
-def check_price(dual: Dual) -> None:
-    """Kdot is the derivative of K with respect to q12, by automatic differentiation."""
+@jax.jit
+def _slopes(dual: Dual, covariances: Any, q: Any, eps: Any) -> Any:
+    """``dK / dq12`` and ``d eps_out / d eps`` with their formulas, in one program for a class."""
+    q11, q12, q22 = covariances
+    n, m = len(q12), len(eps)
+
+    def kernel(q12: Any, eps: Any) -> Any:
+        pairs = zip(gap_arguments(q11, q12, q22), (q, q, eps), strict=True)
+        return dual.kernel(*map(jnp.concatenate, pairs))
+
+    (_, Kdot, _), pull = jax.vjp(kernel, q12, eps)
+    first = jnp.concatenate([jnp.ones(n), jnp.zeros(m)])
+    slope, diagonal = pull((first, jnp.zeros(n + m), 1 - first))
+    return slope, Kdot[:n], diagonal, q * Kdot[n:] / dual.variance(q)
+
+
+def price_error(dual: Dual) -> Worst:
+    """``Kdot = dK / dq12``; and ``d eps_out / d eps = s1 s2 Kdot / sqrt(K11 K22)`` at equal inputs.
+
+    Both by automatic differentiation, the latter also on the diagonal (it is not halved there).
+    """
     columns = [jnp.array(column) for column in zip(*COVARIANCES, strict=True)]
-    slope = jax.jit(jax.vmap(jax.grad(dual.K, argnums=1)))(*columns)
-    want = np.asarray(dual.Kdot(*columns))
+    q, eps = (a.ravel() for a in np.meshgrid([0.4, 1.0, 2.5], [0, 1e-9, 0.6]))
+    found = _slopes(dual, columns, jnp.asarray(q), jnp.asarray(eps))
+    slope, want, diagonal, want_diagonal = (np.asarray(a) for a in found)
     # 1e-11: the quotients 1 / sqrt(1 - rho^2) amplify rounding by up to 100 at rho = -0.99.
-    np.testing.assert_allclose(slope, want, rtol=1e-11, atol=1e-12 * np.abs(want).max())
+    allowed = 1e-11 * abs(want) + 1e-12 * abs(want).max() + 1e-300
+    rows = list(zip(slope - want, allowed, COVARIANCES, strict=True))
+    # rounding of O(1) sums
+    allowed = 1e-12 * abs(want_diagonal) + 1e-13
+    points = zip(q, eps, strict=True)
+    return worst([*rows, *zip(diagonal - want_diagonal, allowed, points, strict=True)])
 
 
-def check_diagonal_slope(dual: Dual) -> None:
-    """d eps_out / d eps = s1 s2 Kdot / sqrt(K11 K22), also on the diagonal (not halved there)."""
-    q, eps = (
-        x.ravel() for x in jnp.meshgrid(jnp.array([0.4, 1.0, 2.5]), jnp.array([0, 1e-9, 0.6]))
-    )
-    slope = jax.jit(jax.vmap(jax.grad(lambda q, e: dual.kernel(q, q, e)[2], argnums=1)))(q, eps)
-    want = np.asarray(q * dual.kernel(q, q, eps)[1] / dual.variance(q))
-    np.testing.assert_allclose(slope, want, rtol=1e-12, atol=1e-13)  # rounding of O(1) sums
-
-
-def check_derivatives(dual: Dual, dtype: Any) -> None:
-    """Values, gradients and Hessians in q1, q2, eps and the parameters are finite everywhere.
+def derivatives(dual: Dual, dtype: Any) -> np.ndarray:
+    """Values, gradients and Hessians in q1, q2, eps and the parameters at all points, flat.
 
     Reverse mode (which turns ``0 * inf`` of unselected branches into NaN, forward mode does not),
     then the Hessian along a direction without zeros, to which every entry contributes.
@@ -196,48 +253,54 @@ def check_derivatives(dual: Dual, dtype: Any) -> None:
         point, leaves = arguments
         return weights @ jnp.stack(jax.tree.unflatten(tree, leaves).kernel(*point))
 
-    def derivatives(point: Any) -> Any:
+    def at(point: Any) -> Any:
         arguments = (point, leaves)
         direction = jax.tree.map(lambda x: jnp.ones_like(x) * 0.3, arguments)
-        value = combined(arguments)
-        return value, jax.jvp(jax.grad(combined), (arguments,), (direction,))
+        return jax.jvp(jax.value_and_grad(combined), (arguments,), (direction,))
 
-    for leaf in jax.tree.leaves(jax.jit(jax.vmap(derivatives))(points)):
-        assert leaf.dtype == dtype
-        bad = ~np.isfinite(np.asarray(leaf))
-        assert not bad.any(), (dual, np.argwhere(bad)[:5])
+    found = jax.tree.leaves(jax.jit(jax.vmap(at))(points))
+    assert all(leaf.dtype == dtype for leaf in found)
+    return np.concatenate([np.ravel(leaf) for leaf in found])
 
 
-def check_zeros(case: Case, kinks: tuple[float, ...] = ()) -> None:
-    """A zero input has K = f(0) E f(y), and gap 1 - K / sqrt(K11 K22), or 1 where that is 0 / 0."""
+def zero_error(case: Case, kinks: tuple[float, ...] = ()) -> Worst:
+    """A zero input has K = f(0) E f(y), and gap 1 - K / sqrt(K11 K22), or 1 where that is 0 / 0.
+
+    Kdot is only asked to be finite there.
+    """
     start = float(np.asarray(case.f(np.zeros(1)))[0])
+    rows = []
     for dtype, rtol in ((np.float64, 1e-13), (np.float32, 1e-6)):
-        K, Kdot, gap = evaluate(case.dual, ZEROS, dtype)
-        for (q1, q2, _), k, dot, g in zip(ZEROS, K, Kdot, gap, strict=True):
-            means = [mean_quadrature(case.f, q, kinks) if q else start for q in (q1, q2)]
+        K, Kdot, gap = (a.astype(float) for a in evaluate(case.dual, ZEROS, dtype))
+        for point, k, dot, g in zip(ZEROS, K, Kdot, gap, strict=True):
+            q = point[:2]
+            means = [mean_quadrature(case.f, v, kinks) if v else start for v in q]
             roots = [
-                mean_quadrature(lambda x: case.f(x) ** 2, q, kinks) if q else start**2
-                for q in (q1, q2)
+                mean_quadrature(lambda x: case.f(x) ** 2, v, kinks) if v else start**2 for v in q
             ]
-            want = means[0] * means[1]
-            np.testing.assert_allclose(k, want, rtol=rtol, atol=1e-15)
-            norm = np.sqrt(roots[0] * roots[1])
-            np.testing.assert_allclose(g, 1 - want / norm if norm else 1.0, rtol=rtol, atol=rtol)
-            assert np.isfinite(dot)
+            want, norm = means[0] * means[1], np.sqrt(roots[0] * roots[1])
+            want_gap = 1 - want / norm if norm else 1.0
+            rows.append((k - want, rtol * abs(want) + 1e-15, ("K", dtype, point)))
+            rows.append((g - want_gap, rtol * abs(want_gap) + rtol, ("gap", dtype, point)))
+            rows.append((0 * dot, 1.0, ("Kdot", dtype, point)))
+    return worst(rows)
 
 
-def check_properties(dual: Dual, q1: float, q2: float, eps: float, dtype: Any) -> None:
-    """Cauchy-Schwarz, symmetry, range and consistency of the gap."""
+def property_error(dual: Dual, q1: float, q2: float, eps: float, dtype: Any) -> Worst:
+    """Cauchy-Schwarz, symmetry, range and consistency of the gap, in units of 20 roundings."""
     point = np.array([(q1, q2, eps), (q2, q1, eps)], dtype)
-    K, Kdot, gap = evaluate(dual, point, dtype)
+    K, Kdot, gap = (a.astype(float) for a in evaluate(dual, point, dtype))
     rounding = 20 * float(np.finfo(dtype).eps)
-    bound = np.sqrt(np.asarray(dual.variance(point[0, 0]))) * np.sqrt(
-        np.asarray(dual.variance(point[0, 1]))
-    )
-    assert abs(K[0]) <= bound * (1 + rounding)
-    np.testing.assert_allclose(K[0], K[1], rtol=rounding, atol=rounding * bound)
-    np.testing.assert_allclose(gap[0], gap[1], rtol=rounding, atol=rounding)
-    assert np.all((gap >= 0) & (gap <= 2))
-    assert np.all(np.isfinite(Kdot))
+    roots = [np.sqrt(float(dual.variance(q))) for q in point[0, :2]]
+    bound = roots[0] * roots[1]
+    rows = [
+        (max(abs(K[0]) - bound, 0), rounding * bound, "Cauchy-Schwarz"),
+        (K[0] - K[1], rounding * (bound + abs(K[1])), "symmetry of K"),
+        (gap[0] - gap[1], rounding * (1 + gap[1]), "symmetry of the gap"),
+        (0 if np.all((gap >= 0) & (gap <= 2)) else np.inf, 1.0, "range of the gap"),
+        (0 if np.all(np.isfinite(Kdot)) else np.inf, 1.0, "Kdot"),
+    ]
     if q1 * q2 > 0 and bound > 0:
-        np.testing.assert_allclose(K[0], (1 - gap[0]) * bound, rtol=rounding, atol=rounding * bound)
+        want = (1 - gap[0]) * bound
+        rows.append((K[0] - want, rounding * (abs(want) + bound), "consistency of the gap"))
+    return worst(rows)

@@ -56,7 +56,7 @@ NUMERICAL = {
 @pytest.mark.parametrize("name", NUMERICAL)
 def test_numerical_activations(name):
     f, df = NUMERICAL[name]
-    checks.check_quadrature(checks.Case(dual(name), f, df, lambda *_: None))
+    assert checks.quadrature_error(checks.Case(dual(name), f, df, lambda *_: None)).ratio <= 1
 
 
 def test_every_name():

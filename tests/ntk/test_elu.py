@@ -1,5 +1,7 @@
 """ELU, SELU and CELU duals against panel quadrature, limits and published constants."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -39,7 +41,9 @@ def test_known_functions():
 @pytest.mark.parametrize("name", DUALS)
 def test_generic_covariances(name):
     f, df = numpy_functions(DUALS[name])
-    checks.check_quadrature(checks.Case(DUALS[name], f, df, lambda *_: None), (0.0,))
+    assert (
+        checks.quadrature_error(checks.Case(DUALS[name], f, df, lambda *_: None), (0.0,)).ratio <= 1
+    )
 
 
 @pytest.mark.parametrize(
@@ -58,15 +62,17 @@ def test_delicate_points(name, dtype, rtol):
 def test_large_variances(q1, q2, eps):
     f, df = numpy_functions(Selu())
     K, Kdot, gap, *_ = reference(f, df, q1, q2, eps, (0.0,), width=0.5)
-    found = Selu().kernel(*map(jnp.asarray, (float(q1), float(q2), eps)))
-    np.testing.assert_allclose(found, (K, Kdot, gap), rtol=1e-12)  # promised; measured 1e-14
+    found = checks.evaluate(Selu(), np.array([(q1, q2, eps)]), np.float64)
+    np.testing.assert_allclose(
+        np.ravel(found), (K, Kdot, gap), rtol=1e-12
+    )  # promised; measured 1e-14
 
 
 def test_huge_variance_is_finite():
-    K, Kdot, gap = Elu().kernel(*(jnp.asarray(a) for a in (1e6, 4e6, 0.3)))
-    relu = [float(a) for a in ABRelu().kernel(*(jnp.asarray(a) for a in (1e6, 4e6, 0.3)))]
+    point = np.array([(1e6, 4e6, 0.3)])
+    found, relu = (checks.evaluate(d, point, np.float64) for d in (Elu(), ABRelu()))
     # far from 0 ELU is ReLU - 1 below 0: corrections of order 1 / s
-    np.testing.assert_allclose([K, Kdot, gap], relu, rtol=5e-3)
+    np.testing.assert_allclose(found, relu, rtol=5e-3)
 
 
 def test_variance_and_mean():
@@ -87,48 +93,54 @@ def test_selu_fixed_point():
 
 
 def test_zero_alpha_is_relu():
-    points = [jnp.asarray(c) for c in checks.POINTS.T]
-    for a, b in zip(Elu(0.0).kernel(*points), ABRelu().kernel(*points), strict=True):
+    found, want = (checks.evaluate(d, checks.POINTS, np.float64) for d in (Elu(0.0), ABRelu()))
+    for a, b in zip(found, want, strict=True):
         # downwards from correlation 1: absolute rounding where the ReLU kernel vanishes
         np.testing.assert_allclose(a, b, rtol=1e-12, atol=5e-15)
 
 
 def test_zero_variance():
     f, df = numpy_functions(Selu())
-    checks.check_zeros(checks.Case(Selu(), f, df, lambda *_: None), (0.0,))
+    assert checks.zero_error(checks.Case(Selu(), f, df, lambda *_: None), (0.0,)).ratio <= 1
 
 
 def test_price():
-    checks.check_price(Selu())
-    checks.check_diagonal_slope(Selu())
+    assert checks.price_error(Selu()).ratio <= 1
 
 
-@pytest.mark.parametrize("dtype", [np.float64, np.float32])
-def test_gradients_are_finite(dtype):
-    check_gradients(Selu(), dtype)
+def test_gradients_are_finite_in_float32():
+    check_gradients(Selu(), np.float32)  # in float64 the next test takes them too
 
 
 @pytest.mark.slow
 def test_second_derivatives_are_finite():
-    checks.check_derivatives(Elu(1.3), np.float64)
+    assert np.isfinite(checks.derivatives(Elu(1.3), np.float64)).all()
+
+
+@jax.jit
+@functools.partial(jax.grad, argnums=(0, 1))
+def gradient(dual, point):
+    """Derivatives of ``K`` by the parameters and by ``(q1, q2, eps)``."""
+    return dual.kernel(*point)[0]
 
 
 def test_slope_at_antipodes():
     # Price's theorem at eps = 2, where differentiating the angle gives 0 times infinity
-    slope = jax.grad(lambda e: Elu().kernel(1.3, 0.8, e)[0])(2.0)
-    want = -np.sqrt(1.3 * 0.8) * float(Elu().kernel(1.3, 0.8, 2.0)[1])
-    assert float(slope) == pytest.approx(want, rel=1e-14)
+    point = (1.3, 0.8, 2.0)
+    slope = gradient(Elu(), point)[1][2]
+    Kdot = checks.evaluate(Elu(), np.array([point]), np.float64)[1]
+    assert float(slope) == pytest.approx(-np.sqrt(1.3 * 0.8) * Kdot[0], rel=1e-14)
 
 
 def test_gradient_in_parameters():
-    K = lambda alpha, rate: Elu(alpha, 1.1, rate).kernel(1.1, 0.7, 0.4)[0]  # noqa: E731
-    found = jax.grad(K, argnums=(0, 1))(1.3, 0.8)
-    h = 1e-5
-    slopes = [
-        (K(1.3 + h, 0.8) - K(1.3 - h, 0.8)) / (2 * h),
-        (K(1.3, 0.8 + h) - K(1.3, 0.8 - h)) / (2 * h),
-    ]
-    np.testing.assert_allclose(found, slopes, atol=1e-8)  # truncation and rounding about 1e-10
+    point, h = (1.1, 0.7, 0.4), 1e-5
+    found = gradient(Elu(1.3, 1.1, 0.8), point)[0]
+    moved = [(1.3 + h, 0.8), (1.3 - h, 0.8), (1.3, 0.8 + h), (1.3, 0.8 - h)]
+    rows = np.array([point])
+    K = [checks.evaluate(Elu(a, 1.1, r), rows, np.float64)[0][0] for a, r in moved]
+    slopes = [(K[0] - K[1]) / (2 * h), (K[2] - K[3]) / (2 * h)]
+    # truncation and rounding about 1e-10
+    np.testing.assert_allclose([found.alpha, found.rate], slopes, atol=1e-8)
 
 
 def test_errors():

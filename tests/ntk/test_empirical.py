@@ -1,46 +1,19 @@
-"""Kernels of finite networks against brute-force Jacobians, and their error messages."""
+"""Kernels of finite networks against brute-force Jacobians."""
 
 import functools
 
-import equinox as eqx
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 from jax import lax
 
 from deeplimits.errors import DomainError, ShapeError
 from ntk import empirical
-from ntk.compose import serial
 from ntk.empirical import empirical_nngp, empirical_ntk
-from ntk.layers import Dense
-from ntk.models import as_function
 from ntk.tangent_operator import empirical_ntk_operator
 
-METHODS = ["jacobian", "vector_products", "structured"]
-
-#: Rounding of float64 sums of up to a few thousand terms, relative to the largest entry.
-TOL = 1e-12
-
-
-def normal(seed, *shapes):
-    keys = jax.random.split(jax.random.key(seed), len(shapes))
-    return [jax.random.normal(k, s) for k, s in zip(keys, shapes, strict=True)]
-
-
-def mlp(params, x):
-    for i, (w, b) in enumerate(params):
-        x = x @ w * (1.4 / w.shape[0] ** 0.5) + 0.1 * b[None]
-        x = jax.nn.relu(x) if i < len(params) - 1 else x
-    return x
-
-
-def mlp_case():
-    weights = normal(0, (5, 7), (7, 6), (6, 3))
-    biases = normal(1, (7,), (6,), (3,))
-    return mlp, list(zip(weights, biases, strict=True)), *normal(2, (5, 5), (3, 5))
+from .empirical_reference import METHODS, assert_close, brute_force, mlp_case, normal
 
 
 def convolve(x, w, stride, groups=1):
@@ -92,18 +65,6 @@ def shared_case():
 CASES = {"mlp": mlp_case, "cnn": cnn_case, "embedding": embedding_case, "shared": shared_case}
 
 
-def brute_force(f, params, x1, x2):
-    """Full kernel from the Jacobian of the whole batch, all rows at once."""
-    leaves, treedef = jax.tree.flatten(params)
-
-    def kernel(leaves):
-        blocks = jax.jacrev(lambda p: f(treedef.unflatten(p), jnp.concatenate([x1, x2])))(leaves)
-        j = jnp.concatenate([b.reshape(*b.shape[:2], -1) for b in blocks], axis=-1)
-        return jnp.einsum("nop,mqp->nmoq", j[: len(x1)], j[len(x1) :])
-
-    return jax.jit(kernel)(leaves)
-
-
 @functools.cache
 def expected_full(case):
     return brute_force(*CASES[case]())
@@ -112,11 +73,6 @@ def expected_full(case):
 def reduced(full, reduce):
     diagonal = jnp.einsum("nmoo->nmo", full)
     return {"full": full, "diagonal": diagonal, "trace": diagonal.mean(-1)}[reduce]
-
-
-def assert_close(value, expected, tolerance=TOL):
-    assert value.shape == expected.shape
-    assert float(jnp.abs(value - expected).max()) < tolerance * float(jnp.abs(expected).max())
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -243,94 +199,6 @@ def test_inside_other_transformations():
     assert abs(slope - (finite[0] - finite[1]) / (2 * h)) < 1e-8 * abs(slope)
 
 
-# -- models of other libraries ------------------------------------------------------------------
-
-
-@pytest.fixture
-def permissive():
-    """flax mixes dtypes and ranks, which the strict settings of the test-suite refuse."""
-    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        yield
-
-
-class Linen(nn.Module):
-    @nn.compact
-    def __call__(self, x):
-        x = nn.gelu(nn.LayerNorm()(nn.Conv(4, (3, 3), feature_group_count=2)(x)))
-        x = nn.Conv(4, (2, 2), strides=2)(x)
-        x = nn.BatchNorm(use_running_average=True)(x)
-        x = nn.MultiHeadDotProductAttention(num_heads=2)(x.reshape(x.shape[0], -1, 4))
-        return nn.Dense(3)(x.mean(1))
-
-
-class Nnx(nnx.Module):
-    def __init__(self, rngs):
-        self.first = nnx.Linear(5, 6, rngs=rngs)
-        self.norm = nnx.BatchNorm(6, rngs=rngs)
-        self.second = nnx.Linear(6, 2, rngs=rngs)
-
-    def __call__(self, x):
-        return self.second(nnx.relu(self.norm(self.first(x))))
-
-
-def own_network():
-    net = serial(Dense(7, W_std=1.3, b_std=0.2), Dense(2, parameterization="standard"))
-    _, params = net.init_fn(jax.random.key(17), (-1, 5))
-    return net, params, normal(18, (3, 5))[0]
-
-
-def linen_model():
-    (x,) = normal(10, (3, 4, 4, 2))
-    module = Linen()
-    variables = module.init(jax.random.key(11), x.astype(jnp.float32))
-    variables = jax.tree.map(lambda a: a.astype(jnp.float64), variables)
-    return module, variables, x
-
-
-def nnx_model():
-    model = Nnx(nnx.Rngs(0))
-    model.eval()
-    nnx.update(model, jax.tree.map(lambda a: a.astype(jnp.float64), nnx.state(model, nnx.Param)))
-    return model, None, normal(12, (3, 5))[0]
-
-
-def equinox_model():
-    model = eqx.nn.MLP(5, 2, 8, 2, key=jax.random.key(13), dtype=jnp.float64)
-    return model, None, normal(14, (3, 5))[0]
-
-
-@pytest.mark.parametrize("make", [own_network, linen_model, nnx_model, equinox_model])
-def test_library_models_match_brute_force(make, permissive):
-    model, params, x = make()
-    f, differentiable = as_function(model, params)
-    expected = brute_force(f, differentiable, x, x)
-    for method in METHODS:
-        assert_close(empirical_ntk(model, params, x, reduce="full", method=method), expected)
-
-
-def test_linen_statistics_are_not_differentiated(permissive):
-    module, variables, x = linen_model()
-    shares = empirical_ntk(module, variables, x, by_layer=True)
-    assert len(shares) == len(jax.tree.leaves(variables["params"]))
-    assert len(shares) < len(jax.tree.leaves(variables))
-
-
-def test_equinox_model_has_the_outputs_of_its_function():
-    model, _, x = equinox_model()
-    f, params = as_function(model)
-    assert_close(f(params, x), jax.vmap(model)(x))
-
-
-def test_batch_normalisation_is_refused(permissive):
-    model, x = Nnx(nnx.Rngs(0)), normal(12, (3, 5))[0].astype(jnp.float32)
-    model.train()
-    with pytest.raises(DomainError, match="mixes the rows of a batch"):
-        empirical_ntk(model, None, x)
-
-
-# -- covariance and operator --------------------------------------------------------------------
-
-
 def test_nngp():
     f, params, x1, x2 = mlp_case()
     out1, out2 = np.asarray(f(params, x1)), np.asarray(f(params, x2))
@@ -364,76 +232,3 @@ def test_operator_on_vectors():
         operator(v[:4])
     with pytest.raises(DomainError, match="block_size"):
         empirical_ntk_operator(f, params, x, block_size=0)
-
-
-# -- errors -------------------------------------------------------------------------------------
-
-
-def linear(params, x):
-    return x @ params
-
-
-ONES = jnp.ones((3, 2))
-
-
-def mixing(p, x):
-    y = x @ p
-    return y - y.mean(0, keepdims=True)
-
-
-@pytest.mark.parametrize(
-    ("call", "error", "match"),
-    [
-        (lambda: empirical_ntk(linear, ONES, jnp.ones(3)), ShapeError, r"\(n, d\)"),
-        (lambda: empirical_ntk(linear, ONES, jnp.ones((0, 3))), ShapeError, "empty"),
-        (lambda: empirical_ntk(linear, ONES, jnp.array([[1, jnp.nan, 0]])), DomainError, "x1"),
-        (lambda: empirical_ntk(linear, ONES, ONES.T, jnp.full((1, 3), jnp.inf)), DomainError, "x2"),
-        (lambda: empirical_ntk(linear, ONES, ONES.T, jnp.ones((2, 4))), ShapeError, "agree"),
-        (lambda: empirical_ntk(linear, ONES, ONES.T, reduce="sum"), DomainError, "'trace'"),
-        (lambda: empirical_ntk(linear, ONES, ONES.T, method="fast"), DomainError, "'structured'"),
-        (lambda: empirical_ntk(linear, ONES, ONES.T, block_size=0), DomainError, "block_size"),
-        (lambda: empirical_ntk(linear, ONES, ONES.T, block_size=1.5), DomainError, "block_size"),
-        (lambda: empirical_ntk(linear, ONES, ONES.T, block_bytes=0), DomainError, "block_bytes"),
-        (
-            lambda: empirical_ntk(linear, ONES, ONES.T, method="vector_products", by_layer=True),
-            DomainError,
-            "by_layer",
-        ),
-        (lambda: empirical_ntk(linear, lax.complex(ONES, ONES), ONES.T), DomainError, "is complex"),
-        (lambda: empirical_ntk(linear, jnp.ones((3, 2), int), ONES.T), DomainError, "nothing to"),
-        (lambda: empirical_ntk(linear, None, ONES.T), DomainError, "params is None"),
-        (lambda: empirical_ntk("relu", ONES, ONES.T), DomainError, "f must be a function"),
-        (lambda: empirical_ntk(linear, ONES * jnp.nan, ONES.T), DomainError, r"f\(params, x\)"),
-        (
-            lambda: empirical_ntk(lambda p, x: (x @ p).argmax(1), ONES, ONES.T),
-            DomainError,
-            "dtype int",
-        ),
-        (
-            lambda: empirical_ntk(lambda p, x: lax.complex(x @ p, x @ p), ONES, ONES.T),
-            DomainError,
-            "dtype complex",
-        ),
-        (lambda: empirical_ntk(lambda p, x: (x @ p).sum(), ONES, ONES.T), ShapeError, r"\(n,\)"),
-        (lambda: empirical_ntk(lambda p, x: (x @ p).T[:1], ONES, ONES.T), ShapeError, "first"),
-        (lambda: empirical_ntk(lambda p, x: (x @ p, 0), ONES, ONES.T), ShapeError, "got tuple"),
-        (lambda: empirical_ntk(mixing, ONES, jnp.arange(6.0).reshape(2, 3)), DomainError, "mixes"),
-        (lambda: empirical_ntk(Linen(), {"w": ONES}, ONES.T), DomainError, "collection 'params'"),
-        (lambda: empirical_nngp(linear, ONES, jnp.ones(3)), ShapeError, r"\(n, d\)"),
-        (lambda: empirical_nngp(mixing, ONES, jnp.arange(6.0).reshape(2, 3)), DomainError, "mixes"),
-    ],
-)
-def test_errors(call, error, match):
-    with pytest.raises(error, match=match):
-        call()
-
-
-def test_results_larger_than_the_machine_are_refused(monkeypatch):
-    monkeypatch.setattr(empirical, "_machine_bytes", lambda: 100)
-    with pytest.raises(DomainError, match="empirical_ntk_operator"):
-        empirical_ntk(linear, ONES, ONES.T, reduce="full")
-
-
-def test_mean_over_the_batch_size_is_refused():
-    with pytest.raises(DomainError, match="mixes"):
-        empirical_ntk(lambda p, x: x @ p / x.shape[0], ONES, ONES.T)

@@ -1,6 +1,5 @@
 """Mean-field theory against published numbers, quadrature, iterated layers, deep kernels."""
 
-import dataclasses
 import math
 
 import jax
@@ -17,7 +16,7 @@ from deeplimits.gaussian import bivariate_expectation, expectation
 from ntk.activations import dual
 from ntk.edge_of_chaos import depth_limits, order_to_chaos, slope_jumps
 from ntk.mean_field import chi_1, mean_field
-from ntk.single_input import jit_by_type, nearby_inputs, single_input, susceptibilities
+from ntk.single_input import nearby_inputs, single_input, susceptibilities
 
 K = np.array([1e-6, 1e-2, 0.5, 1.0, 20.0])
 
@@ -361,15 +360,6 @@ def test_nearby_inputs_against_the_kernel_of_two_inputs():
     assert np.all(errors[0] < 1e-3)
     # the next order of the expansion is dx^2: a factor 100, until rounding 1e-16 / dx^2 = 1e-10
     assert np.all(errors[1] < errors[0] / 50 + 1e-9)
-
-
-def test_types_of_activations_are_never_confused():
-    """JAX takes registered dataclasses of different types for equal; a plain jit mixes them up."""
-    compiled = jit_by_type(lambda d, x: x + type(d).offset)
-    for i in range(64):
-        kind = dataclasses.make_dataclass(f"Kind{i}", [], frozen=True)
-        kind.offset = i
-        assert int(compiled(jax.tree_util.register_dataclass(kind)(), 0)) == i
 
 
 def test_plots():

@@ -79,7 +79,7 @@ def test_known_functions():
 def test_generic_covariances(name):
     f, df = numpy_functions(DUALS[name])
     case = checks.Case(DUALS[name], f, df, textbook=lambda *_: None)
-    checks.check_quadrature(case, DUALS[name].knots)
+    assert checks.quadrature_error(case, DUALS[name].knots).ratio <= 1
 
 
 @pytest.mark.parametrize("name", ["hard_tanh", "relu6", "uneven", "triangle"])
@@ -99,7 +99,12 @@ def test_float32(name):
 
 def test_zero_variance():
     f, df = numpy_functions(relu6())
-    checks.check_zeros(checks.Case(relu6(), f, df, textbook=lambda *_: None), relu6().knots)
+    assert (
+        checks.zero_error(
+            checks.Case(relu6(), f, df, textbook=lambda *_: None), relu6().knots
+        ).ratio
+        <= 1
+    )
     # slope at a knot: the average of both sides, the limit of small variances
     assert float(relu6().kernel(0.0, 0.0, 1.0)[1]) == pytest.approx(0.25, rel=1e-14)
 
@@ -125,34 +130,34 @@ def test_wide_clip_is_linear():
 
 
 def test_price():
-    checks.check_price(hard_tanh())
-    checks.check_diagonal_slope(hard_tanh())
+    assert checks.price_error(hard_tanh()).ratio <= 1
 
 
-@pytest.mark.parametrize("dtype", [np.float64, np.float32])
-def test_gradients_are_finite(dtype):
-    check_gradients(relu6(), dtype)
+def test_gradients_are_finite_in_float32():
+    check_gradients(relu6(), np.float32)  # in float64 the next test takes them too
 
 
 @pytest.mark.slow
 def test_second_derivatives_are_finite():
-    checks.check_derivatives(relu6(), np.float64)
+    assert np.isfinite(checks.derivatives(relu6(), np.float64)).all()
 
 
 def test_gradient_in_parameters():
-    def K(knots, slopes):
-        return PiecewiseLinear(knots, slopes, 0.3).kernel(1.1, 0.7, 0.4)[0]
+    at, point, step = ((-0.3, 1.1), (0.2, -1.0, 2.0)), (1.1, 0.7, 0.4), 1e-5
 
-    at = ((-0.3, 1.1), (0.2, -1.0, 2.0))
-    found = jax.grad(K, argnums=(0, 1))(*at)
-    step = 1e-5
+    def K(knots, slopes):
+        dual = PiecewiseLinear(tuple(knots), tuple(slopes), 0.3)
+        return checks.evaluate(dual, np.array([point]), np.float64)[0][0]
+
+    slope = jax.jit(jax.grad(lambda *a: PiecewiseLinear(*a, 0.3).kernel(*point)[0], argnums=(0, 1)))
+    found = slope(*at)
     for part in (0, 1):
         for i in range(len(at[part])):
             ends = []
             for sign in (-1, 1):
                 moved = [list(a) for a in at]
                 moved[part][i] += sign * step
-                ends.append(float(K(*map(tuple, moved))))
+                ends.append(K(*moved))
             # central differences: truncation step^2 and rounding 1e-16 / step, both about 1e-10
             assert float(found[part][i]) == pytest.approx(
                 (ends[1] - ends[0]) / (2 * step), abs=1e-8

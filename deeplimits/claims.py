@@ -42,6 +42,10 @@ MODULES = (
     "gp.claims_mixtures",
     "statmech.claims",
     "bounds.claims",
+    "gp.claims_classify",
+    "gp.claims_dkm",
+    "gp.claims_priors",
+    "gp.claims_score",
 )
 
 _REGISTRY: dict[str, Claim] = {}

@@ -28,7 +28,7 @@ import numpy as np
 
 import ntk
 from deeplimits import datasets, plotting
-from gp import predicted_curve, regression_curve, subset_regression_curve
+from gp import predicted_curve, regression_curve, site_curve, subset_regression_curve
 from ntk import (
     abc_exponents,
     diagonal_network,
@@ -145,42 +145,52 @@ print(f"best ridge at n = 64: {best:.3f}, gradient there {float(slope(log_ridge)
 # ## Handwritten digits
 #
 # For real data the spectrum is that of the Gram matrix, and the data set is the whole population:
-# n images are drawn for training, the others are the test set. The formula for independent draws
-# (dotted) then counts training points as test points; the formula for a finite population does
-# not. What is left of the difference is the structure of real eigenvectors, which the theory
-# replaces by random ones.
+# n images are drawn for training, the others are the test set. Three theories, on the right as the
+# relative deviation of the measured test error (the bars are standard errors):
+#
+# - `predicted_curve`: n of N points, with random eigenvectors in place of the true ones;
+# - `site_curve`, leading order: the true eigenvectors, a mean field for every single image;
+# - `site_curve`: the same with the first correction in 1/n.
 
 # %%
-count = 500 if FAST else 1000
+count = 300 if FAST else 600
 digits = datasets.load("digits")
 X, Y = datasets.to_sphere(digits.X[:count]), np.eye(10)[digits.y[:count]] - 0.1
 nets = {"erf": ntk.mlp(2, "erf", W_std=1.5, b_std=0.1), "ReLU": ntk.mlp(2, "relu", W_std=sqrt2)}
 sizes = [8, 32, 128] if FAST else [8, 16, 32, 64, 128, 256, 512]
 with plotting.style():
-    fig, axes = plt.subplots(1, 2, figsize=(9, 3.6))
+    fig, axes = plt.subplots(1, 3, figsize=(12, 3.6))
     for (name, net), color in zip(nets.items(), plotting.COLORS, strict=False):
         gram = np.asarray(net.ntk(X))
         spectrum = gram_spectrum(gram, Y)
         spectrum.plot(axes[0], color=color, label=name)
-        theory = predicted_curve(gram, Y, sizes, ridge=1.0)
-        plain = learning_curve(spectrum.eigenvalues, spectrum.coefficients, sizes, 1.0)
-        measured = subset_regression_curve(gram, Y, sizes, key=1, ridge=1.0, draws=10)
-        axes[1].loglog(sizes, theory.test, color=color, label=name)
-        axes[1].loglog(sizes, plain.test, color=color, linestyle=":")
+        random, site = predicted_curve(gram, Y, sizes, 1.0), site_curve(gram, Y, sizes, 1.0)
+        measured = subset_regression_curve(gram, Y, sizes, key=1, ridge=1.0, draws=20)
+        site.plot(axes[1], color=color, label=name)
         measured.plot(axes[1], color=color)
         print(
             f"{name}: effective number of modes {spectrum.participation_ratio:.2f}, "
             f"alignment {spectrum.alignment:.3f}"
         )
-        for n, m, e, t, p in zip(
-            sizes, measured.test, measured.test_stderr, theory.test, plain.test, strict=True
-        ):
+        z_random, z_site = measured.z(random), measured.z(site)
+        for i, n in enumerate(sizes):
             print(
-                f"  n = {n:4d}: measured {m:.4f} +- {e:.4f}, finite population {t / m - 1:+6.1%} "
-                f"(z = {(m - t) / e:+.1f}), independent draws {p / m - 1:+6.1%}"
+                f"  n = {n:4d}: test {measured.test[i]:.4f} +- {measured.test_stderr[i]:.4f}; "
+                f"z of test, train: random eigenvectors {z_random[0][i]:+.1f}, "
+                f"{z_random[1][i]:+.1f}; site curve {z_site[0][i]:+.1f}, {z_site[1][i]:+.1f}"
             )
-    axes[0].legend()
-    axes[1].legend()
+    for test, fmt, label in (
+        (random.test, "s:", "random eigenvectors"),
+        (site.leading_test, "^--", "sites, leading order"),
+        (site.test, "o-", "sites, order 1/n"),
+    ):
+        relative, bar = measured.test / test - 1, measured.test_stderr / test
+        axes[2].errorbar(sizes, relative, bar, fmt=fmt, markersize=4, label=label)
+    axes[2].axhline(0, color="0.4", linewidth=0.8)
+    axes[2].set(xscale="log", xlabel="training points", ylabel="measured / theory - 1")
+    axes[2].set_title("ReLU")
+    for ax in axes:
+        ax.legend()
 
 # %% [markdown]
 # ## Lazy and rich

@@ -1,0 +1,297 @@
+"""Side by side: processes and scale mixtures on real data, and whether heavy tails help.
+
+Run: ``python benchmarks/gp_tables.py [regression] [classification] [--splits N]`` (default: both,
+3 splits). Prints tables and, last, one JSON line.
+
+To add a model, write a function and add one line to ``REGRESSION`` or ``CLASSIFICATION``. A
+regression model maps a :class:`Task` to a predictive law of the test targets (``mean``,
+``pointwise`` and ``interval``); a classifier maps a :class:`Task` to a function from inputs to
+probabilities. Both see ``task.x``, ``task.y`` (training), ``task.xs`` (test inputs), and the
+precomputed kernels ``task.kernels``; hyper-parameters must come from the training part alone.
+"""
+
+import argparse
+import dataclasses
+import itertools
+import json
+import time
+import warnings
+
+import jax
+import numpy as np
+
+import gp
+import ntk
+from deeplimits import datasets
+from gp.calibration import (
+    accuracy,
+    brier_score,
+    interval_coverage,
+    negative_log_likelihood,
+    ood_auroc,
+    reliability,
+)
+from gp.classify import Classifier
+from gp.mixtures import ScaleMixture
+from gp.ood import corrupt
+from gp.scale_priors import BetaPrime, BurrXII, InverseGamma
+
+jax.config.update("jax_enable_x64", True)
+
+#: Noise variances over kernel variance, among which the evidence chooses.
+NOISES = np.geomspace(1e-4, 1.0, 7)
+#: Scales of the latent functions of a classifier without a random scale.
+SCALES = np.geomspace(0.3, 3e3, 7)
+OUTLIERS, OUTLIER_SIZE = 0.05, 5.0
+#: Training points of the regression tables: few, where the scale is uncertain, and more.
+TRAIN_SIZES = (20, 250)
+TRAIN_CLASSES, TEST_CLASSES = 150, 400
+
+
+@dataclasses.dataclass
+class Task:
+    """One split: training data, test inputs, and kernels by name, each a callable on inputs."""
+
+    x: np.ndarray
+    y: np.ndarray
+    xs: np.ndarray
+    kernels: dict
+
+
+class Cached:
+    """A kernel that remembers the matrices that it has computed, by the identity of its inputs."""
+
+    def __init__(self, kernel):
+        self.kernel, self.known = kernel, {}
+
+    def __call__(self, x, z=None):
+        key = id(x), None if z is None else id(z)
+        if key not in self.known:  # the inputs are kept alive, so that an id means one array
+            self.known[key] = x, z, np.asarray(self.kernel(x) if z is None else self.kernel(x, z))
+        return self.known[key][2]
+
+
+def networks():
+    shapes = itertools.product((1, 3), (0.1, 1.0))
+    return {f"relu{d}/{b}": ntk.mlp(d, "relu", W_std=2**0.5, b_std=b).nngp for d, b in shapes}
+
+
+def by_evidence(task, make):
+    """The posterior with the largest evidence over kernels and noise."""
+    posts = []
+    for kernel, noise in itertools.product(task.kernels.values(), NOISES):
+        own = float(np.mean(np.diagonal(kernel(task.x))))
+        posts.append(make(kernel, noise * own).condition(task.x, task.y))
+    return max(posts, key=lambda post: post.log_evidence)
+
+
+# --- regression: a task to the law of the test targets
+
+
+def process(task):
+    """Gaussian process; the scale has its maximum-likelihood value q / n."""
+
+    def fitted(kernel, noise):
+        white = gp.GP(kernel, noise=noise).condition(task.x, task.y).white
+        scale = float(np.mean(white**2))
+        return gp.GP(lambda a, b=None: scale * kernel(a, b), noise=scale * noise)
+
+    return by_evidence(task, fitted).predict(task.xs, noise=True)
+
+
+def mixture(prior):
+    def law(task):
+        post = by_evidence(task, lambda kernel, noise: ScaleMixture(kernel, prior, noise))
+        return post.marginals(task.xs, noise=True)
+
+    return law
+
+
+REGRESSION = {
+    "GP": process,
+    "Student-t IG(2,2)": mixture(InverseGamma(2.0, 2.0)),
+    "Student-t IG(.5,.5)": mixture(InverseGamma(0.5, 0.5)),
+    "Burr(2,1)": mixture(BurrXII(2.0, 1.0)),
+    "half-Cauchy": mixture(BetaPrime(0.5, 0.5)),
+}
+
+
+def regression_task(name, split, n, outliers):
+    data = datasets.load(name)
+    order = np.random.default_rng(split).permutation(len(data))
+    train, test = data.take(order[:n]), data.take(order[-58:])
+    x = datasets.standardize(train.X)
+    xs = datasets.standardize(test.X, train.X)
+    centre, spread = train.y.mean(), train.y.std()
+    y, ys = (train.y - centre) / spread, (test.y - centre) / spread
+    if outliers:
+        rng = np.random.default_rng(split)
+        hit = rng.random(len(y)) < OUTLIERS
+        y = np.where(hit, OUTLIER_SIZE * rng.choice([-1.0, 1.0], len(y)), y)
+    return Task(x, y, xs, {k: Cached(kernel) for k, kernel in networks().items()}), ys
+
+
+def score_regression(law, ys):
+    return {
+        "NLL": -float(np.mean(law.pointwise(ys))),
+        "RMSE": float(np.sqrt(np.mean((law.mean - ys) ** 2))),
+        "coverage error": interval_coverage(law, ys).error,
+    }
+
+
+# --- classification: a task to a function from inputs to probabilities
+
+
+def plain(task):
+    """Softmax by Laplace's approximation; kernel and scale chosen by evidence."""
+    posts = []
+    for kernel in task.kernels.values():
+        own = float(np.mean(np.diagonal(kernel(task.x))))
+        for scale in SCALES / own:
+            model = Classifier(lambda a, b=None, k=kernel, s=scale: s * k(a, b), "softmax")
+            posts.append(model.condition(task.x, task.y))
+    return max(posts, key=lambda post: post.log_evidence).predict_proba
+
+
+def random_scale(prior):
+    def predictor(task):
+        posts = []
+        for kernel in task.kernels.values():
+            own = float(np.mean(np.diagonal(kernel(task.x))))
+            model = Classifier(lambda a, b=None, k=kernel, s=own: k(a, b) / s, "softmax", prior)
+            posts.append(model.condition(task.x, task.y))
+        return max(posts, key=lambda post: post.log_evidence).predict_proba
+
+    return predictor
+
+
+def one_hot_regression(task):
+    """Regression on one-hot labels with one temperature by leave-one-out."""
+    fits = [
+        gp.GPClassifier(kernel, noise=noise).fit(task.x, task.y)
+        for kernel in networks().values()
+        for noise in NOISES
+    ]
+    return max(fits, key=lambda fit: fit.log_marginal_likelihood_value_).predict_proba
+
+
+CLASSIFICATION = {
+    "GP": plain,
+    "scale IG(2,2)": random_scale(InverseGamma(2.0, 2.0)),
+    "scale Burr(2,1)": random_scale(BurrXII(2.0, 1.0)),
+    "regression": one_hot_regression,
+}
+
+
+def small_fashion():
+    """Fashion images at the size and range of the digits: 7 x 7 block means in an 8 x 8 frame."""
+    images = datasets.load("fashion_1000").images[:TEST_CLASSES, :, :, 0]
+    blocks = images.reshape(-1, 7, 4, 7, 4).mean((2, 4)) / 255 * 16
+    return np.pad(blocks, ((0, 0), (0, 1), (0, 1))).reshape(-1, 64)
+
+
+def classification_task(split):
+    digits = datasets.load("digits")
+    order = np.random.default_rng(split).permutation(len(digits))
+    train, test = (
+        digits.take(order[:TRAIN_CLASSES]),
+        digits.take(order[TRAIN_CLASSES:][:TEST_CLASSES]),
+    )
+    kernels = {name: Cached(net) for name, net in list(networks().items())[1::2]}
+    task = Task(train.X / 16, train.y, test.X / 16, kernels)
+    images = test.X.reshape(-1, 8, 8)
+    foreign = {"Fashion": small_fashion() / 16}
+    for kind in ("gaussian", "shot", "impulse", "blur"):
+        hurt = corrupt(images, kind, 3, key=split, low=0.0, high=16.0)
+        foreign[kind] = hurt.reshape(-1, 64) / 16
+    return task, test.y, foreign
+
+
+def score_classification(predict, task, labels, foreign):
+    p = predict(task.xs)
+    calibration = reliability(p, labels)
+    row = {
+        "accuracy": accuracy(p, labels).mean,
+        "NLL": negative_log_likelihood(p, labels).mean,
+        "Brier": brier_score(p, labels).mean,
+        "ECE": calibration.ece,
+        "ECE if calibrated": calibration.ece_if_calibrated,
+    }
+    for name, x in foreign.items():
+        q = predict(x)
+        row[f"AUROC {name}"] = ood_auroc(p, q).mean
+        if name != "Fashion":  # corrupted digits keep their labels
+            row[f"NLL {name}"] = negative_log_likelihood(q, labels).mean
+    return row
+
+
+# --- tables
+
+
+def summary(rows):
+    """Mean and standard error over splits of every score, and of its difference to the GP's."""
+    table = {}
+    for model, scores in rows.items():
+        table[model] = {}
+        for name in scores[0]:
+            values = np.array([score[name] for score in scores])
+            gaps = values - np.array([score[name] for score in rows["GP"]])
+            error = lambda v: float(v.std(ddof=1) / len(v) ** 0.5) if len(v) > 1 else float("nan")  # noqa: E731
+            table[model][name] = [
+                float(values.mean()),
+                error(values),
+                float(gaps.mean()),
+                error(gaps),
+            ]
+    return table
+
+
+def show(title, table):
+    print(f"\n{title}: mean +- standard error over splits (difference to the GP +- its error)")
+    for name in next(iter(table.values())):
+        print(f"  {name}")
+        for model, scores in table.items():
+            mean, error, gap, gap_error = scores[name]
+            print(f"    {model:20} {mean:9.4f} +- {error:.4f}   ({gap:+.4f} +- {gap_error:.4f})")
+
+
+def run(models, tasks, score):
+    rows = {name: [] for name in models}
+    for task, *rest in tasks:
+        for name, model in models.items():
+            rows[name].append(score(model, task, *rest))
+    return summary(rows)
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("parts", nargs="*", default=["regression", "classification"])
+    parser.add_argument("--splits", type=int, default=3)
+    options = parser.parse_args()
+    record, start = {}, time.perf_counter()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        if "regression" in options.parts:
+            cases = itertools.product(("yacht", "concrete"), TRAIN_SIZES, (False, True))
+            for name, n, outliers in cases:
+                tasks = (regression_task(name, k, n, outliers) for k in range(options.splits))
+                title = f"{name}, {n} training points" + ", 5% outliers among them" * outliers
+                record[title] = run(
+                    REGRESSION, tasks, lambda model, task, ys: score_regression(model(task), ys)
+                )
+                show(title, record[title])
+        if "classification" in options.parts:
+            tasks = (classification_task(k) for k in range(options.splits))
+            record["digits"] = run(
+                CLASSIFICATION,
+                tasks,
+                lambda model, task, *rest: score_classification(model(task), task, *rest),
+            )
+            show("digits", record["digits"])
+    record["seconds"] = time.perf_counter() - start
+    print(f"\n{record['seconds']:.0f} s")
+    print(json.dumps(record))
+
+
+if __name__ == "__main__":
+    main()

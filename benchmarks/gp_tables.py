@@ -44,7 +44,7 @@ NOISES = np.geomspace(1e-4, 1.0, 7)
 SCALES = np.geomspace(0.3, 3e3, 7)
 OUTLIERS, OUTLIER_SIZE = 0.05, 5.0
 #: Training points of the regression tables: few, where the scale is uncertain, and more.
-TRAIN_SIZES = (20, 250)
+TRAIN_SIZES = (20, 100)
 TRAIN_CLASSES, TEST_CLASSES = 150, 400
 
 
@@ -107,8 +107,55 @@ def mixture(prior):
     return law
 
 
+def deep_kernel_machine(task):
+    """Two learned Gram matrices; noise by the evidence of the wide limit, width by five folds."""
+    x, xs = (np.hstack([part, np.ones((len(part), 1))]) for part in (task.x, task.xs))
+    models = [gp.DKM("relu", layers=2, noise=noise) for noise in np.geomspace(0.01, 0.6, 6)]
+    model = max(models, key=lambda m: m.nngp(x, task.y).objective)
+    choice = gp.choose_nu(model, x, task.y, [1.0, 10.0, 100.0, np.inf], folds=5, tol=1e-3)
+    return choice.fitted.predict(xs, noise=True)
+
+
+@dataclasses.dataclass
+class Sampled:
+    """The law of noisy targets given draws of the function."""
+
+    found: gp.Predictions
+
+    @property
+    def mean(self):
+        return self.found.mean[:, 0]
+
+    def pointwise(self, y):
+        return self.found.log_prob(y)
+
+    def interval(self, level=0.95):
+        flat = self.found.draws.reshape(-1, len(self.found.mean))
+        rng = np.random.default_rng(0)
+        noisy = flat[:, None] + self.found.noise**0.5 * rng.normal(size=(len(flat), 20, 1))
+        tails = [(1 - level) / 2, (1 + level) / 2]
+        return tuple(np.quantile(noisy.reshape(-1, flat.shape[1]), tails, axis=0))
+
+
+def matched_network(task):
+    """32 hidden units with the prior closest to the RBF process of largest evidence; NUTS."""
+    start = gp.GP(gp.RBF(task.x.shape[1] ** 0.5), noise=0.1)
+    target = gp.maximize_evidence(start, task.x, task.y).model
+    grid = np.unique(task.x, axis=0)[:40]
+    family = ntk.mlp_family("erf", 1, scales="separate", width=32)
+    net = gp.match_prior(family, target.kernel, grid).net
+    chains = (
+        gp.BNN(net, noise=max(float(target.noise), 1e-3))
+        .condition(task.x, task.y)
+        .sample(key=0, chains=2, warmup=300, draws=300)
+    )
+    return Sampled(chains.predict(task.xs))
+
+
 REGRESSION = {
     "GP": process,
+    "DKM": deep_kernel_machine,
+    "BNN, matched prior": matched_network,
     "Student-t IG(2,2)": mixture(InverseGamma(2.0, 2.0)),
     "Student-t IG(.5,.5)": mixture(InverseGamma(0.5, 0.5)),
     "Burr(2,1)": mixture(BurrXII(2.0, 1.0)),

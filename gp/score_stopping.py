@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -48,7 +49,7 @@ def rwy_stop(values: Any, rate: float, noise_sd: float) -> float:
     def passed(k: float) -> bool:
         square = 1 / (rate * k)
         size = np.sqrt(np.mean(np.minimum(lam, square)))
-        return bool(size > square / (2 * np.e * noise_sd))
+        return bool(size > square / (2 * math.e * noise_sd))
 
     high = 1.0
     while not passed(high):

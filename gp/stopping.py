@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -99,7 +100,7 @@ def _rwy(ensemble: Any, noise: float) -> StoppingScore:
         square = 1 / (rate * ensemble.times)
     size = np.sqrt(np.mean(np.minimum(values, square[:, None]), axis=1))
     with np.errstate(invalid="ignore"):
-        score = np.where(np.isinf(square), 0.0, size / square * 2 * np.e * sd)
+        score = np.where(np.isinf(square), 0.0, size / square * 2 * math.e * sd)
     best = max(best, 0)
     return StoppingScore(float(ensemble.times[best]), best, ensemble.times, score)
 

@@ -69,20 +69,23 @@ def _pairs(X: ArrayLike, Z: ArrayLike | None, length_scale: Any, term: str) -> A
     return _sum_over_features(x / scale, z / scale, term)
 
 
+#: Differences held at once; a megabyte of float64 stays in the cache.
+_ENTRIES = 2**17
 #: What is summed over the features.
 _TERMS = {"square": jnp.square, "sine": lambda u: jnp.sin(jnp.pi * u) ** 2}
 
 
 @functools.partial(jax.jit, static_argnames="term")
 def _sum_over_features(x: Any, z: Any, term: str) -> Any:
-    """Row by row, so that nothing of size n m d is held, here or for the derivative."""
+    """A few rows at a time, so that nothing of size n m d is held, here or for the derivative."""
     columns = z.T
+    rows_at_once = max(1, _ENTRIES // max(1, columns.size))
 
     @jax.checkpoint
     def one(row: Any) -> Any:
         return jnp.sum(_TERMS[term](columns - row[:, None]), axis=0)
 
-    return jax.lax.map(one, x)
+    return jax.lax.map(one, x, batch_size=max(1, min(rows_at_once, len(x))))
 
 
 def _distance(squared: Any) -> Any:

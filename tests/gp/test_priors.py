@@ -7,6 +7,7 @@ import sklearn.gaussian_process.kernels as sk
 
 import ntk
 from deeplimits import DomainError, NotPositiveDefiniteError, ShapeError
+from gp import target_kernels
 from gp.prior_objective import TargetAverage, as_target, average_log_normal, make_objective
 from gp.priors import match_prior, rank_priors
 from gp.scale_priors import InverseGamma, LogNormal
@@ -42,6 +43,17 @@ def test_target_kernels_against_scikit_learn(ours, theirs):
     np.testing.assert_allclose(ours(x, z), theirs(x, z), rtol=1e-13)  # rounding
     np.testing.assert_allclose(ours(x), theirs(x), rtol=1e-13)
     assert ours(x.astype(np.float32)).dtype == np.float32
+
+
+def test_length_scale_of_every_feature_in_blocks(monkeypatch):
+    monkeypatch.setattr(target_kernels, "_ENTRIES", 20)  # blocks of two rows and a remainder
+    rng = np.random.default_rng(1)
+    x, z, lengths = rng.normal(size=(7, 2)), rng.normal(size=(5, 2)), np.array([0.5, 2.0])
+    np.testing.assert_allclose(RBF(lengths)(x, z), sk.RBF(lengths)(x, z), rtol=1e-13)  # rounding
+    slope = jax.grad(lambda a: jnp.sum(RBF(a)(x, z)))(jnp.asarray(lengths))
+    K, gaps = sk.RBF(lengths)(x, z), x[:, None] - z
+    expected = np.einsum("nm,nmd->d", K, gaps**2) / lengths**3
+    np.testing.assert_allclose(slope, expected, rtol=1e-13)
 
 
 def test_periodic_kernel():

@@ -4,6 +4,7 @@ import os
 import sys
 import time
 import types
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,10 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "0")
+# Likewise for the compiler: one thread takes 12 % less processor time. XLA stops at names that it
+# does not know, hence only where this one was tried.
+if version("jaxlib") == "0.10.2":
+    os.environ.setdefault("XLA_FLAGS", "--xla_cpu_parallel_codegen_split_count=1")
 
 import jax
 import jaxtyping

@@ -13,13 +13,13 @@ from gp.continual import (
     task_mean,
     with_task,
 )
-from gp.pfn_hyper import rbf
 from gp.predictive import Gaussian
 from gp.process import GP
 from gp.stream import stream
+from gp.target_kernels import RBF
 
 RNG = np.random.default_rng(0)
-MODEL = GP(rbf(0.8), noise=0.05)
+MODEL = GP(RBF(0.8), noise=0.05)
 TASKS = [(RNG.normal(size=(n, 2)) + j, RNG.normal(size=n)) for j, n in enumerate((6, 9, 4))]
 TESTS = [(RNG.normal(size=(5, 2)) + j, RNG.normal(size=5)) for j in range(3)]
 STREAM = stream(MODEL)
@@ -99,7 +99,7 @@ def test_drift_is_a_kalman_filter():
     """At one input the drifting function is an Ornstein-Uhlenbeck process of time."""
     tau, noise = 2.5, 0.3
     point, y = np.zeros((1, 2)), RNG.normal(size=6)
-    model = stream(GP(drift_kernel(rbf(0.8), tau), noise=noise))
+    model = stream(GP(drift_kernel(RBF(0.8), tau), noise=noise))
     mean, var, decay = 0.0, 1.0, np.exp(-1 / tau)
     for t in range(6):
         if t:
@@ -110,19 +110,19 @@ def test_drift_is_a_kalman_filter():
         law = model.posterior.predict(with_task(point, t))
         assert law.mean[0] == pytest.approx(mean, abs=1e-12)
         assert law.var[0] == pytest.approx(var, abs=1e-12)
-    still = drift_kernel(rbf(0.8), np.inf)
+    still = drift_kernel(RBF(0.8), np.inf)
     x = with_task(TASKS[0][0], 1.0)
-    np.testing.assert_array_equal(still(x), rbf(0.8)(TASKS[0][0]))
+    np.testing.assert_array_equal(still(x), RBF(0.8)(TASKS[0][0]))
     z = with_task(TASKS[1][0], 3.0)
-    expected = rbf(0.8)(TASKS[0][0], TASKS[1][0]) * np.exp(-2 / tau)
-    np.testing.assert_allclose(drift_kernel(rbf(0.8), tau)(x, z), expected, rtol=1e-14)
+    expected = RBF(0.8)(TASKS[0][0], TASKS[1][0]) * np.exp(-2 / tau)
+    np.testing.assert_allclose(drift_kernel(RBF(0.8), tau)(x, z), expected, rtol=1e-14)
 
 
 def test_drift_model_wins_where_tasks_contradict():
     rng = np.random.default_rng(1)
     x = rng.normal(size=(30, 1))
     tasks = [(x, np.sin(2 * x[:, 0]) + 0.1 * rng.normal(size=30)), (x, -np.sin(2 * x[:, 0]))]
-    plain, moving = stream(GP(rbf(1.0), noise=0.01)), stream(GP(drift_kernel(rbf(1.0), 1.0), 0.01))
+    plain, moving = stream(GP(RBF(1.0), noise=0.01)), stream(GP(drift_kernel(RBF(1.0), 1.0), 0.01))
     for t, (a, b) in enumerate(tasks):
         plain, moving = plain.update(a, b), moving.update(with_task(a, t), b)
     r = continual_scores(plain, tasks)
@@ -140,8 +140,8 @@ def test_forgetting_factor():
     np.testing.assert_array_equal(forgetting_noise(tasks, 0.05, 1.0), np.full(19, 0.05))
     # half the precision for a point is the same as seeing every second one of two copies
     x, y = TASKS[0]
-    copies = GP(rbf(0.8), noise=0.2).condition(np.repeat(x, 2, 0), np.repeat(y, 2))
-    single = GP(rbf(0.8), noise=forgetting_noise([1] * 6, 0.1, 0.5)).condition(x, y)
+    copies = GP(RBF(0.8), noise=0.2).condition(np.repeat(x, 2, 0), np.repeat(y, 2))
+    single = GP(RBF(0.8), noise=forgetting_noise([1] * 6, 0.1, 0.5)).condition(x, y)
     np.testing.assert_allclose(copies.mean(x), single.mean(x), atol=1e-12)
 
 
@@ -160,7 +160,7 @@ def test_location_numbers():
     assert task_mean([-1.0, 1.0], [50, 10], noise=1.0) == pytest.approx(-40 / 61, rel=1e-14)
     assert task_mean([-1.0, 1.0], [50, 50], noise=1.0) == 0.0
     # the same from a Gaussian process at one input
-    post = GP(rbf(1.0), noise=1.0).condition(np.zeros((60, 1)), x[:60])
+    post = GP(RBF(1.0), noise=1.0).condition(np.zeros((60, 1)), x[:60])
     assert post.mean(np.zeros((1, 1)))[0] == pytest.approx(-40 / 61, rel=1e-12)
 
 
@@ -217,8 +217,8 @@ def test_bad_divergence():
         (lambda: with_task(np.zeros((2, 2, 2)), 0), ShapeError, "X must have shape"),
         (lambda: with_task(np.zeros((2, 2)), np.nan), DomainError, "task must be finite"),
         (lambda: drift_kernel(1.0, 1.0), DomainError, "kernel must be a callable"),
-        (lambda: drift_kernel(rbf(1.0), 0.0), DomainError, "tau must be > 0"),
-        (lambda: drift_kernel(rbf(1.0), np.nan), DomainError, "tau must be > 0"),
+        (lambda: drift_kernel(RBF(1.0), 0.0), DomainError, "tau must be > 0"),
+        (lambda: drift_kernel(RBF(1.0), np.nan), DomainError, "tau must be > 0"),
         (lambda: forgetting_noise(1.0, 1.0, 0.5), ShapeError, "tasks must have shape"),
         (lambda: forgetting_noise([0.0], 0.0, 0.5), DomainError, "noise must be > 0"),
         (lambda: forgetting_noise([0.0], 1.0, 1.5), DomainError, "factor must be"),

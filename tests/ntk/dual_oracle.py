@@ -78,6 +78,25 @@ def dual_quadrature(
     return K, float(np.sum(weight * df(s1 * u)[:, None] * df(y)))
 
 
+def smooth_quadrature(
+    f: Callable[[Any], Any], df: Callable[[Any], Any], q11: float, q12: float, q22: float
+) -> tuple[float, float]:
+    """The same for a function without kinks, by the trapezoid rule in ``u`` and ``v``.
+
+    Its error is ``exp(-2 pi d / h)`` for poles at the distance ``d`` from the real axis; the
+    nearest of a sigmoid in ``s u`` has ``d = pi / (2 s)``, and step ``h = 0.25 / s`` gives 1e-17.
+    """
+    s1, s2 = np.sqrt(q11), np.sqrt(q22)
+    rho = q12 / (s1 * s2)
+    side = np.sqrt((1 - rho) * (1 + rho))
+    n = int(np.ceil(2 * _HALF_WIDTH / min(0.25, 0.25 / max(s1, s2))))
+    u = np.linspace(-_HALF_WIDTH, _HALF_WIDTH, n)
+    density = np.exp(-(u**2) / 2) * (u[1] - u[0]) / np.sqrt(2 * np.pi)
+    y = s2 * (rho * u[:, None] + side * u)
+    K, slope = (g(s1 * u) * density @ g(y) @ density for g in (f, df))
+    return float(K), float(slope)
+
+
 def mean_quadrature(f: Callable[[Any], Any], q: float, kinks: Sequence[float] = ()) -> float:
     """``E[f(sqrt(q) z)]`` by the same panels."""
     s = np.sqrt(q)

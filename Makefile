@@ -24,7 +24,7 @@ help:  ## list the targets
 demo: $(VENV)/.core  ## figures and a table from real data into out/ (under 5 minutes)
 	$(BIN)/python -m deeplimits demo --out out
 
-test: $(VENV)/.dev  ## everything that CI holds (under 25 minutes)
+test: $(VENV)/.dev  ## everything that CI holds (under 30 minutes)
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
 test-all: $(VENV)/.dev  ## the tests with random, ten times longer property searches and full notebooks

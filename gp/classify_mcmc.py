@@ -114,7 +114,7 @@ def sample_classifier(
 
     Source: I. Murray, R. P. Adams, D. J. C. MacKay, arXiv:1001.0175 (by blackjax); the scale in
         the ellipse derived here.
-    Check: test_classify.py::test_monte_carlo_agrees.
+    Check: test_classify_mcmc.py::test_monte_carlo_agrees.
     """
     for name, value, least in [
         ("draws", draws, 4), ("warmup", warmup, 0), ("thin", thin, 1), ("chains", chains, 2)

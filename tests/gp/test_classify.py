@@ -2,6 +2,8 @@
 
 import itertools
 import re
+import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +13,9 @@ import scipy.integrate
 import scipy.special
 import scipy.stats
 
+sys.path.insert(0, str(Path(__file__).parent))
+from classify_reference import XS, K, X, log_orthant, rbf
+
 from deeplimits import ConvergenceError, DomainError, NotPositiveDefiniteError, ShapeError
 from gp.classify import Classifier, ClassPosterior, softmax_average
 from gp.classify_mcmc import sample_classifier
@@ -19,23 +24,6 @@ from gp.laplace import softmax_latent, softmax_mode
 from gp.scale_density import LogDensity
 from gp.scale_priors import BetaPrime, InverseGamma, LogNormal
 from gp.scale_quadrature import ImproperPosteriorError, MomentUndefinedError
-
-
-def rbf(x, z=None):
-    z = x if z is None else z
-    return 1.5 * np.exp(-0.5 * ((x[:, None] - z[None]) ** 2).sum(-1))
-
-
-RNG = np.random.default_rng(0)
-X, XS = RNG.normal(size=(3, 2)), RNG.normal(size=(2, 2))
-K = rbf(X)
-
-
-def log_orthant(cov, t):
-    """log p(t) = log of the probability that N(0, cov + 1) has the signs t."""
-    signed = (cov + np.eye(len(t))) * np.outer(t, t)
-    law = scipy.stats.multivariate_normal(np.zeros(len(t)), signed)
-    return float(np.log(law.cdf(np.zeros(len(t)), rng=np.random.default_rng(0))))
 
 
 def every(n):
@@ -308,51 +296,6 @@ def test_clear_labels_raise_the_scale():
         for labels in (clear, noisy)
     ]
     assert scales[0] > 2 > scales[1]  # the prior mean is 2
-
-
-# --- Monte Carlo
-
-
-@pytest.mark.parametrize("prior", [None, InverseGamma(2.0, 2.0)])
-def test_monte_carlo_agrees(prior):
-    t = np.array([1.0, -1.0, 1.0])
-    draws = sample_classifier(
-        Classifier(rbf, prior=prior), X, [1, 0, 1], key=3, draws=600, thin=2, warmup=50
-    )
-    assert draws.rhat < 1.02  # four chains of a unimodal law
-    joint = rbf(np.vstack([X, XS[:1]]))
-
-    def ratio(s2):
-        below = np.exp(log_orthant(s2 * K, t))
-        return below, np.exp(log_orthant(s2 * joint, np.append(t, 1.0)))
-
-    if prior is None:
-        below, both = ratio(1.0)
-    else:
-        node, weight = np.polynomial.legendre.leggauss(24)
-        u = 3 + 6 * node
-        each = weight * np.exp(prior.log_density_of_log(u))
-        below, both = (each @ v for v in zip(*map(ratio, np.exp(u)), strict=True))
-    found = draws.predict_proba(XS)[0, 1]
-    # one probability in (0, 1) per draw: its standard deviation is below 1/2
-    assert abs(found - both / below) < 4 * 0.5 / np.sqrt(draws.ess)
-    assert draws.z.shape == (4, 600, 3, 1)
-    assert (draws.s2 == 1).all() if prior is None else (draws.s2 > 0).all()
-
-
-def test_monte_carlo_with_three_classes():
-    """One point, three classes: the evidence of label and prediction by a 3-D Hermite rule."""
-    post = sample_classifier(
-        Classifier(rbf), X[:1], [0], classes=[0, 1, 2], key=1, draws=600, thin=2, warmup=50
-    )
-    node, weight = np.polynomial.hermite_e.hermegauss(40)
-    f = np.sqrt(1.5) * np.stack(np.meshgrid(node, node, node), -1).reshape(-1, 3)
-    w = np.einsum("i,j,k->ijk", weight, weight, weight).reshape(-1) / weight.sum() ** 3
-    p = scipy.special.softmax(f, axis=1)
-    exact = (w * p[:, 0]) @ p / (w @ p[:, 0])
-    found = post.predict_proba(X[:1])[0]
-    assert np.abs(found - exact).max() < 4 * 0.5 / np.sqrt(post.ess)  # as above
-    assert found.sum() == pytest.approx(1, rel=1e-12)
 
 
 # --- interface and bad input

@@ -40,12 +40,18 @@ MODULES = (
     "gp.claims_finite_width",
     "gp.claims_regression",
     "gp.claims_mixtures",
-    "statmech.claims",
     "bounds.claims",
     "gp.claims_classify",
     "gp.claims_dkm",
     "gp.claims_priors",
     "gp.claims_score",
+    "statmech.claims_hopfield",
+    "statmech.claims_pseudo_inverse",
+    "statmech.claims_dense",
+    "statmech.claims_multitasking",
+    "statmech.claims_glass",
+    "statmech.claims_montecarlo",
+    "statmech.claims_associative",
 )
 
 _REGISTRY: dict[str, Claim] = {}

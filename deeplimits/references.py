@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import re
 
-BIBTEX = r"""
+from deeplimits.references_statmech import STATMECH
+
+_FOUNDATION = r"""
 @software{deeplimits,
   title = {deeplimits: exact limits of deep networks, held against finite networks},
   author = {{The deeplimits developers}},
@@ -266,6 +268,7 @@ BIBTEX = r"""
   year = {2020}, eprint = {2006.14548}, archiveprefix = {arXiv},
 }
 """
+BIBTEX = _FOUNDATION + STATMECH
 
 #: BibTeX entry of every key, in the order of the text.
 ENTRIES: dict[str, str] = {

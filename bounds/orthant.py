@@ -62,7 +62,8 @@ def log_evidence_orthant(
 
     Returns:
         :class:`~bounds.result.Estimate` of target ``"log evidence"`` in nats (<= 0), with
-        ``terms``: ``jitter``, and ``sweeps`` or ``effective_samples``.
+        ``terms``: ``jitter``, and ``sweeps`` or ``effective_samples``. ``-inf``, with a warning,
+        for contradictory labels of one point.
 
     Raises:
         ShapeError, DomainError: shapes, NaN, labels that are not +1 and -1, a zero diagonal.
@@ -78,7 +79,10 @@ def log_evidence_orthant(
     K, y = _check(K, y)
     jitter = JITTER * float(np.mean(np.diag(K)))
     signed = K * np.outer(y, y) + jitter * np.eye(len(K))  # all signs positive
-    if method == "ghk":
+    if _contradictory(signed):
+        made = {"value": -math.inf, "rigor": "exact", "terms": {}}
+        made["warnings"] = ("two points with one value up to sign have contradictory labels.",)
+    elif method == "ghk":
         made = _by_sampling(signed, integer(n_samples, "n_samples", at_least=1), as_key(key))
     else:
         made = _by_propagation(signed, integer(max_sweeps, "max_sweeps", at_least=1), float(tol))
@@ -109,6 +113,12 @@ def _check(K: Any, y: Any) -> tuple[np.ndarray, np.ndarray]:
             f"K must be positive semi-definite, but an eigenvalue is {lowest:.3g}."
         )
     return K, y
+
+
+def _contradictory(signed: np.ndarray) -> bool:
+    """Whether two values that must have equal signs are opposite, up to the jitter."""
+    std = np.sqrt(np.diag(signed))
+    return bool((signed / np.outer(std, std)).min() < -1 + 10 * JITTER)
 
 
 def _by_propagation(K: np.ndarray, max_sweeps: int, tol: float) -> dict[str, Any]:

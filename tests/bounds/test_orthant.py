@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from bounds.orthant import log_evidence_orthant
+from bounds.pac_bayes import pac_bayes_realizable
 from bounds.zero_one import inductive_bias_zero_one
 from deeplimits import ConvergenceError, DomainError, NotPositiveDefiniteError, ShapeError
 
@@ -87,7 +88,10 @@ def test_duplicates():
     # One point twice has the probability of one sign; the approximation counts part of it twice,
     # and is 0.122 nats low (0.03 at a correlation of 0.9), as the docstring says.
     assert -0.123 < float(log_evidence_orthant(K, [1, 1])) + math.log(2) < -0.121
-    assert float(log_evidence_orthant(K, [1, -1], max_sweeps=2000)) < -10
+    impossible = log_evidence_orthant(K, [1, -1])
+    assert float(impossible) == -np.inf
+    assert "contradictory" in impossible.warnings[0]
+    assert pac_bayes_realizable(float(impossible), 2).vacuous
 
 
 def test_bad_input():

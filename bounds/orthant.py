@@ -79,8 +79,8 @@ def log_evidence_orthant(
     K, y = _check(K, y)
     jitter = JITTER * float(np.mean(np.diag(K)))
     signed = K * np.outer(y, y) + jitter * np.eye(len(K))  # all signs positive
+    made: dict[str, Any] = {"value": -math.inf, "rigor": "exact", "terms": {}}
     if _contradictory(signed):
-        made = {"value": -math.inf, "rigor": "exact", "terms": {}}
         made["warnings"] = ("two points with one value up to sign have contradictory labels.",)
     elif method == "ghk":
         made = _by_sampling(signed, integer(n_samples, "n_samples", at_least=1), as_key(key))

@@ -25,7 +25,8 @@ demo: $(VENV)/.core  ## figures and a table from real data into out/ (under 5 mi
 	$(BIN)/python -m deeplimits demo --out out
 
 test: $(VENV)/.dev  ## everything that CI holds (under 30 minutes)
-	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
+	DEEPLIMITS_UNOPTIMIZED=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not optimized"
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m optimized
 
 test-all: $(VENV)/.dev  ## the tests with random, ten times longer property searches and full notebooks
 	DEEPLIMITS_FAST=0 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal --hypothesis-profile=thorough

@@ -21,11 +21,11 @@ from blackjax.diagnostics import effective_sample_size, potential_scale_reductio
 
 from deeplimits.precision import float64_scope
 from deeplimits.pytrees import register_dataclass
-from deeplimits.validate import as_key, check, integer
-from gp.classify import Classifier, class_index
+from deeplimits.validate import as_key, integer
+from gp.classify import Classifier, class_index, probit_probabilities
 from gp.linalg import Kernel, eigh_psd, kernel_diagonal, kernel_matrix
-from gp.mixtures import prior_nodes
 from gp.process import inputs, size_guard
+from gp.scale_quantiles import quantile_table
 
 #: Modes of the kernel below this fraction of the largest are left out: they move f by 1e-7.
 _RANK = 1e-14
@@ -39,7 +39,7 @@ class ClassifierDraws:
         X: training inputs.
         classes: the classes, sorted.
         basis: :math:`Q \\Lambda^{-1/2}` of the modes that were kept ``(n, r)``.
-        z: whitened latent functions ``(chains, draws, r, C)``; C = 1 for probit.
+        z: whitened latent functions ``(chains, draws, r, C)``; C = 1 for two classes with probit.
         s2: scales ``(chains, draws)``; 1 without a prior.
         probit: whether the likelihood is the probit.
         ess: effective number of draws of the log-likelihood, over all chains.
@@ -62,7 +62,7 @@ class ClassifierDraws:
 
         Args:
             Xs: inputs ``(m, d)``, features as in training.
-            key: for the latent values at ``Xs`` given those at X (softmax only).
+            key: for the latent values at ``Xs`` given those at X (not used with one function).
 
         Raises:
             ShapeError, DomainError: bad inputs or key.
@@ -72,15 +72,16 @@ class ClassifierDraws:
         var = np.maximum(kernel_diagonal(self.kernel, xs) - np.sum(cross**2, axis=1), 0.0)
         z = self.z.reshape(-1, *self.z.shape[2:])
         s = np.sqrt(self.s2).reshape(-1)[:, None]
-        if self.probit:
+        if z.shape[2] == 1:
             mean = s * (z[..., 0] @ cross.T)
             p = scipy.special.ndtr(mean / np.sqrt(1 + s**2 * var)).mean(axis=0)
             return np.stack([1 - p, p], axis=1)
         rng = np.random.default_rng(np.asarray(jax.random.key_data(as_key(key))))
         total = np.zeros((len(cross), z.shape[2]))
+        law = probit_probabilities if self.probit else partial(scipy.special.softmax, axis=1)
         for draw, scale in zip(z, s[:, 0], strict=True):
             noise = np.sqrt(var)[:, None] * rng.standard_normal(total.shape)
-            total += scipy.special.softmax(scale * (cross @ draw + noise), axis=1)
+            total += law(scale * (cross @ draw + noise))
         return total / len(z)
 
 
@@ -123,17 +124,13 @@ def sample_classifier(
     x = inputs(X, "X")
     n = x.shape[0]
     known, index = class_index(labels, n, classes)
-    probit = model.likelihood != "softmax" and len(known) == 2
-    check(
-        probit or model.likelihood != "probit",
-        f'likelihood="probit" is for two classes, got {len(known)}; use "softmax".',
-    )
+    probit = model.likelihood != "softmax"
     size_guard(n, model.max_points, "X")
     matrix, dtype = kernel_matrix(model.kernel, x)
     values, vectors = eigh_psd(matrix, name="the kernel matrix of X", dtype=dtype)
     kept = values > _RANK * values[-1]
     roots, vectors = np.sqrt(values[kept]), vectors[:, kept]
-    outputs = 1 if probit else len(known)
+    outputs = 1 if probit and len(known) == 2 else len(known)
     table = _quantiles(model.prior)
     data = {"root": vectors * roots, "index": index, **table}
     keys = jax.random.split(as_key(key), chains)
@@ -149,26 +146,57 @@ def sample_classifier(
     )  # fmt: skip
 
 
+#: Normal quantiles of the table: all that a chain visits.
+_QUANTILES = np.linspace(-8.0, 8.0, 1025)
+
+
 def _quantiles(prior: Any) -> dict[str, np.ndarray]:
-    """A table of normal quantiles g and the logarithm of the scale with the same probability."""
-    g = np.linspace(-7.0, 7.0, 561)
+    """Normal quantiles, the logarithm u of the scale there, and du/dg."""
+    g = _QUANTILES
     if prior is None:
-        return {"g": g, "log_s2": np.zeros_like(g)}
-    nodes = prior_nodes(prior)
-    below = np.cumsum(nodes.weights) - 0.5 * nodes.weights
-    inside = (below > 1e-13) & (below < 1 - 1e-13)
-    known = scipy.special.ndtri(below[inside]), nodes.log_s2[inside]
-    return {"g": g, "log_s2": np.interp(g, *known)}
+        zero = np.zeros_like(g)
+        return {"g": g, "log_s2": zero, "slope": zero}
+    u, slope = quantile_table(prior, g)
+    return {"g": g, "log_s2": u, "slope": slope}
+
+
+def _log_scale(data: Any, g: Any) -> Any:
+    """The logarithm of the scale at the normal quantile g: cubic Hermite interpolation, whose
+    error is of fourth order in the distance 1/64 of the table's entries.
+    """
+    table = data["g"]
+    step = table[1] - table[0]
+    i = jnp.clip(jnp.floor((g - table[0]) / step).astype(jnp.int32), 0, len(table) - 2)
+    t = (g - table[i]) / step
+    left, right = data["log_s2"][i], data["log_s2"][i + 1]
+    first, last = step * data["slope"][i], step * data["slope"][i + 1]
+    chord = right - left
+    return left + t * (
+        first + t * ((3 * chord - 2 * first - last) + t * (first + last - 2 * chord))
+    )
+
+
+#: Where the largest of the noisy functions may lie, relative to the larger of f at the label and
+#: the maximum of the others.
+_HEIGHTS = np.linspace(-9.0, 9.0, 37)
 
 
 def _log_likelihood(data: Any, probit: bool, position: Any) -> Any:
     z, g = position
-    u = jnp.interp(g[0], data["g"], data["log_s2"])
+    u = _log_scale(data, g[0])
     f = jnp.exp(0.5 * u) * jnp.matmul(data["root"], z)
-    if probit:
+    if f.shape[1] == 1:
         return jnp.sum(jax.scipy.special.log_ndtr((2.0 * data["index"] - 1.0) * f[:, 0]))
     chosen = jnp.take_along_axis(f, data["index"][:, None], axis=1)[:, 0]
-    return jnp.sum(chosen - jax.scipy.special.logsumexp(f, axis=1))
+    if not probit:
+        return jnp.sum(chosen - jax.scipy.special.logsumexp(f, axis=1))
+    # the integrand phi(h - chosen) prod_b Phi(h - f_b) peaks between the label's and the largest f
+    heights = jnp.asarray(_HEIGHTS)[None, :] + 0.5 * (chosen + jnp.max(f, axis=1))[:, None]
+    own = heights - chosen[:, None]
+    log_p = -0.5 * own**2 - jax.scipy.special.log_ndtr(own)
+    log_p += jnp.sum(jax.scipy.special.log_ndtr(heights[:, :, None] - f[:, None, :]), axis=2)
+    step = np.log((_HEIGHTS[1] - _HEIGHTS[0]) / np.sqrt(2 * np.pi))
+    return jnp.sum(jax.scipy.special.logsumexp(log_p, axis=1) + step)
 
 
 @partial(jax.jit, static_argnames=("shape", "probit", "sizes"))
@@ -189,7 +217,7 @@ def _run(
         def kept(state: Any, key: Any) -> Any:
             state = jax.lax.scan(moved, state, jax.random.split(key, thin))[0]
             z, g = state.position
-            u = jnp.interp(g[0], data["g"], data["log_s2"])
+            u = _log_scale(data, g[0])
             return state, (z, u, state.logdensity)
 
         def chain(key: Any) -> Any:

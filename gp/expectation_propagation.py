@@ -61,13 +61,13 @@ def _posterior(K: Any, tau: Any, nu: Any) -> tuple[Any, Any, Any, Any]:
     return jnp.matmul(K, weights), jnp.diagonal(K) - jnp.sum(half**2, axis=0), weights, chol
 
 
-def _cavity(mean: Any, var: Any, tau: Any, nu: Any) -> tuple[Any, Any]:
+def cavity(mean: Any, var: Any, tau: Any, nu: Any) -> tuple[Any, Any]:
     """Mean and variance of every marginal without its own site."""
     left = 1 - tau * var
     return (mean - nu * var) / left, var / left
 
 
-def _tilted(m: Any, v: Any, t: Any) -> tuple[Any, Any, Any]:
+def tilted(m: Any, v: Any, t: Any) -> tuple[Any, Any, Any]:
     r"""Log normaliser of :math:`N(f; m, v)\,\Phi(t f)`, its slope in m and minus its curvature.
 
     The ratio of density and distribution function is taken between logarithms: both underflow for
@@ -77,6 +77,11 @@ def _tilted(m: Any, v: Any, t: Any) -> tuple[Any, Any, Any]:
     log_z = log_ndtr(z)
     ratio = jnp.exp(-0.5 * (z**2 + LOG_2PI) - log_z)
     return log_z, t * ratio / jnp.sqrt(1 + v), ratio * (z + ratio) / (1 + v)
+
+
+def log_alone(m: Any, v: Any, tau: Any, nu: Any) -> Any:
+    """Log of the integral of ``N(f; m, v)`` times the Gaussian factor ``(tau, nu)``."""
+    return 0.5 * ((nu**2 * v + 2 * m * nu - tau * m**2) / (1 + tau * v) - jnp.log1p(tau * v))
 
 
 @jax.jit
@@ -96,8 +101,8 @@ def probit_sites(K: Float[Array, "n n"], t: Float[Array, " n"]) -> Sites:
 
     def step(state: Any) -> Any:
         tau, nu, mean, var, count, _ = state
-        m, v = _cavity(mean, var, tau, nu)
-        _, b, a = _tilted(m, v, t)
+        m, v = cavity(mean, var, tau, nu)
+        _, b, a = tilted(m, v, t)
         left = 1 - v * a
         d_tau, d_nu = a / left - tau, (b + m * a) / left - nu
         gap = jnp.max(jnp.maximum(jnp.abs(d_tau) * var, jnp.abs(d_nu) * jnp.sqrt(var)))
@@ -116,11 +121,9 @@ def probit_sites(K: Float[Array, "n n"], t: Float[Array, " n"]) -> Sites:
 
 def _log_evidence(mean: Any, var: Any, tau: Any, nu: Any, chol: Any, t: Any) -> Any:
     """Log of the integral of the Gaussian factors, normalised so that each is right on its own."""
-    m, v = _cavity(mean, var, tau, nu)
-    log_z = _tilted(m, v, t)[0]
-    alone = 0.5 * ((nu**2 * v + 2 * m * nu - tau * m**2) / (1 + tau * v) - jnp.log1p(tau * v))
+    m, v = cavity(mean, var, tau, nu)
     joint = 0.5 * jnp.sum(nu * mean) - jnp.sum(jnp.log(jnp.diagonal(chol)))
-    return jnp.sum(log_z - alone) + joint
+    return jnp.sum(tilted(m, v, t)[0] - log_alone(m, v, tau, nu)) + joint
 
 
 @jax.jit

@@ -49,10 +49,19 @@ def _objective(K: Any, a: Any, labels: Any) -> tuple[Any, Any]:
     return log_lik - 0.5 * jnp.sum(a * f), f
 
 
-def _curvature(K: Any, p: Any) -> tuple[Any, Any, Any]:
-    r""":math:`E_c = D_c^{1/2} (1 + D_c^{1/2} K D_c^{1/2})^{-1} D_c^{1/2}` with
-    :math:`D_c = \mathrm{diag}(p_c)`, ``(C, n, n)``; the Cholesky factor of
-    :math:`\sum_c E_c`; and half the log determinant of :math:`1 + K W`.
+def curvature(K: Any, p: Any) -> tuple[Any, Any, Any]:
+    r"""What a posterior with the precision :math:`W = D - D R (R^\top D R)^{-1} R^\top D` needs.
+
+    R sums over the classes; :math:`R^\top D R = 1` for the curvature of the softmax.
+
+    Args:
+        K: covariance of every latent function ``(n, n)``.
+        p: the diagonals of D, >= 0 ``(C, n)``.
+
+    Returns:
+        :math:`E_c = D_c^{1/2} (1 + D_c^{1/2} K D_c^{1/2})^{-1} D_c^{1/2}` ``(C, n, n)``; the
+        Cholesky factor of :math:`\sum_c E_c`; and half the log determinant of
+        :math:`(1 + K W)\, R^\top D R`.
     """
     root = jnp.sqrt(jnp.where(p < _SMALLEST, 0.0, p))
     n = K.shape[0]
@@ -75,7 +84,7 @@ def _newton(K: Any, f: Any, labels: Any) -> Any:
     :math:`W = \mathrm{diag}(p) - \Pi \Pi^\top`.
     """
     p = jax.nn.softmax(f, axis=0)
-    E, total, _ = _curvature(K, p)
+    E, total, _ = curvature(K, p)
     b = p * f - p * jnp.sum(p * f, axis=0)[None, :] + labels - p
     c = jnp.einsum("cij,cj->ci", E, jnp.matmul(b, K))
     shared = jax.scipy.linalg.cho_solve((total, True), jnp.sum(c, axis=0))
@@ -121,7 +130,7 @@ def softmax_mode(
     a, value, _, count = jax.lax.while_loop(unfinished, step, state)
     f = jnp.matmul(a, K)
     p = jax.nn.softmax(f, axis=0)
-    log_det = _curvature(K, p)[2]
+    log_det = curvature(K, p)[2]
     d = a - labels + p
     gap = jnp.sqrt(jnp.maximum(jnp.sum(d * jnp.matmul(d, K)), 0.0))
     # the exact weights at this f, so that predictions are those of the mode to second order
@@ -146,9 +155,9 @@ def softmax_mode_at_scales(
 
 
 @jax.jit
-def softmax_latent(
+def class_latent(
     K: Float[Array, "n n"],
-    labels: Float[Array, "C n"],
+    precision: Float[Array, "J C n"],
     weights: Float[Array, "J C n"],
     scales: Float[Array, " J"],
     cross: Float[Array, "m n"],
@@ -161,8 +170,9 @@ def softmax_latent(
 
     Args:
         K: training kernel at unit scale.
-        labels: one-hot.
-        weights: label minus probability at the mode, for every scale.
+        precision: D of :func:`curvature` for every scale: the probabilities at the mode, or the
+            precisions of expectation propagation.
+        weights: a with mean :math:`k_* a_c`, for every scale.
         scales: the scales.
         cross: kernel between new and training inputs, at unit scale.
         prior: kernel of every new input with itself, at unit scale.
@@ -170,9 +180,9 @@ def softmax_latent(
     Source: Rasmussen and Williams (2006), eq. (3.42).
     """
 
-    def one(pair: Any) -> Any:
-        a, s2 = pair
-        E, total, _ = _curvature(s2 * K, labels - a)
+    def one(node: Any) -> Any:
+        d, a, s2 = node
+        E, total, _ = curvature(s2 * K, d)
         k = s2 * cross
         b = jnp.einsum("cij,mj->cim", E, k)
         half = jax.vmap(lambda x: jax.scipy.linalg.solve_triangular(total, x, lower=True))(b)
@@ -181,4 +191,4 @@ def softmax_latent(
         cov = shared + jax.vmap(jnp.diag, in_axes=1)(own)
         return jnp.matmul(k, a.T), cov
 
-    return jax.lax.map(one, (weights, scales))
+    return jax.lax.map(one, (precision, weights, scales))

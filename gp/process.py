@@ -11,7 +11,7 @@ evaluated in the dtype of their inputs; all linear algebra is float64 on the hos
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -177,6 +177,13 @@ class FitInfo:
     dtype: str
 
 
+class Moments(NamedTuple):
+    """Mean ``(m,)`` or ``(m, C)``, and variance ``(m,)``, at every point."""
+
+    mean: np.ndarray
+    var: np.ndarray
+
+
 @dataclass(frozen=True)
 class Posterior:
     r"""A Gaussian process given data; with :math:`K_n = k(X,X) + \Sigma_{noise} + \mathrm{jitter}`,
@@ -237,11 +244,29 @@ class Posterior:
         Raises:
             ShapeError, DomainError: bad inputs.
         """
+        return self.moments(Xs).var
+
+    def moments(self, Xs: Any) -> Moments:
+        """Posterior mean and variance of f at every point, for the price of the variance.
+
+        Args:
+            Xs: inputs ``(m, d)``, features as in training.
+
+        Returns:
+            ``(mean, var)`` as :meth:`mean` and :meth:`var` return them.
+
+        Warns:
+            PrecisionWarning: a variance was negative beyond rounding (and set to 0).
+
+        Raises:
+            ShapeError, DomainError: bad inputs.
+        """
         xs = inputs(Xs, "Xs", self.X)
         cross, dtype = self._cross(xs)
         prior = kernel_diagonal(self.kernel, xs)
-        reduction = np.sum(whiten(self.chol, cross.T) ** 2, axis=0)
-        return nonnegative(prior - reduction, rounding_size(prior, dtype))
+        half = whiten(self.chol, cross.T)
+        var = nonnegative(prior - np.einsum("ij,ij->j", half, half), rounding_size(prior, dtype))
+        return Moments(self._shape(cross @ self.weights), var)
 
     def predict(self, Xs: Any, *, noise: Any = False) -> Gaussian:
         """Joint predictive law of f (or of y) at ``Xs``.

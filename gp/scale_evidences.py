@@ -3,8 +3,8 @@ r"""A mixture over a random scale when the evidence at every scale costs a whole
 .. math:: Z = \int H(s^2)\, Z(s^2)\, ds^2 = \int e^{g(u)}\, du, \qquad u = \log s^2
 
 Equally spaced nodes in u, where the law of the scale lives; their number is doubled, each old one
-kept, until two rules agree. Labels bound their own probability at every scale, so that the window
-is that of the prior.
+kept, until two rules agree. The probability of labels is bounded at every scale, so that the window
+is that of the prior, widened by what the labels gain at its ends.
 """
 
 from __future__ import annotations
@@ -25,8 +25,9 @@ from deeplimits.validate import check
 from gp.scale_priors import density_of_log
 from gp.scale_quadrature import EDGE, NEGLIGIBLE, ScaleNodes, integrate
 
-#: Nodes reach down to e^-18 = 1.5e-8 of the largest prior density.
-_REACH = 18.0
+#: Nodes reach down to e^-18 = 1.5e-8 of the largest prior density, and further where the posterior
+#: has not fallen as far, to e^-150 at most.
+_REACH, _MOST_REACH = 18.0, 150.0
 _FIRST, _MOST = 32, 256
 #: Rules agree when the log evidence changes by less than this.
 _AGREE = 1e-6
@@ -77,11 +78,18 @@ def evidences_over_scales(
         _require(gap <= converged and bool(np.isfinite(value)), gap, "")
         nodes = ScaleNodes(np.zeros(1), np.zeros(1), value, 0.0, 1.0)
         return ScaleEvidences(nodes, states, int(states.steps[0]), gap)
-    low, high, mean = _window(prior)
-    step = (high - low) / _FIRST
-    u = low + step * np.arange(_FIRST)
-    states = jax.tree.map(np.asarray, solve(jnp.asarray(np.exp(u))))
-    before = _log_integral(prior, u, states, converged, step)[0]
+    reach = _REACH
+    while True:
+        low, high, mean = _window(prior, reach)
+        step = (high - low) / _FIRST
+        u = low + step * np.arange(_FIRST)
+        states = jax.tree.map(np.asarray, solve(jnp.asarray(np.exp(u))))
+        before, terms, _ = _log_integral(prior, u, states, converged, step)
+        # clear labels raise the evidence at large scales by up to n log C: the prior's tail counts
+        excess = max(terms[0], terms[-1]) - np.max(terms) + _REACH
+        if excess <= 0 or reach >= _MOST_REACH:
+            break
+        reach += excess + 1
     while True:
         added = np.split(low + step * (np.arange(len(u)) + 0.5), len(u) // _FIRST)
         parts = [states, *(jax.tree.map(np.asarray, solve(jnp.asarray(np.exp(v)))) for v in added)]
@@ -121,12 +129,12 @@ def _require(condition: bool, gap: float, where: str) -> None:
     )
 
 
-def _window(prior: Any) -> tuple[float, float, float]:
-    """Where the density of ``log s2`` exceeds e^-18 of its maximum, and the mean of the law."""
+def _window(prior: Any, reach: float) -> tuple[float, float, float]:
+    """Where the density of ``log s2`` exceeds e^-reach of its maximum, and the mean of the law."""
     law = integrate(lambda u: density_of_log(prior, u), "the scale prior", reach=NEGLIGIBLE)
     grid = np.unique(np.append(np.linspace(-EDGE, EDGE, 5601), law.log_s2))
     height = density_of_log(prior, grid)
-    inside = np.flatnonzero(height >= np.max(height) - _REACH)
+    inside = np.flatnonzero(height >= np.max(height) - reach)
     first, last = max(inside[0] - 1, 0), min(inside[-1] + 1, len(grid) - 1)
     return float(grid[first]), float(grid[last]), law.mean
 

@@ -88,6 +88,12 @@ def _sum_over_features(x: Any, z: Any, term: str) -> Any:
     return jax.lax.map(one, x, batch_size=max(1, min(rows_at_once, len(x))))
 
 
+def _constant_diagonal(self: Any, X: ArrayLike) -> Float[Array, " n"]:
+    """``k(x, x) = variance`` at every row of X ``(n, d)``, in the dtype of X."""
+    x = jnp.asarray(as_inputs(X, "X"))
+    return jnp.full(x.shape[0], _cast(self.variance, x))
+
+
 def _distance(squared: Any) -> Any:
     """The square root, with derivative 0 at 0."""
     away = squared > 0
@@ -124,6 +130,8 @@ class RBF:
         """The kernel matrix ``(n, m)``."""
         squares = _pairs(X, Z, self.length_scale, "square")
         return _cast(self.variance, squares) * jnp.exp(-0.5 * squares)
+
+    diagonal = _constant_diagonal
 
 
 @dataclass(frozen=True)
@@ -165,6 +173,8 @@ class Matern:
         factor = {0.5: jnp.ones_like(s), 1.5: 1 + s, 2.5: 1 + s + s * s / 3}[self.nu]
         return _cast(self.variance, s) * factor * jnp.exp(-s)
 
+    diagonal = _constant_diagonal
+
 
 register_dataclass(Matern, ["length_scale", "variance"], ["nu"])
 
@@ -202,6 +212,8 @@ class RationalQuadratic:
         power = -alpha * jnp.log1p(squares / (2 * alpha))
         return _cast(self.variance, squares) * jnp.exp(power)
 
+    diagonal = _constant_diagonal
+
 
 @register_dataclass
 @dataclass(frozen=True)
@@ -235,3 +247,5 @@ class Periodic:
         waves = _pairs(X, Z, self.period, "sine")
         exponent = -2 * waves / _cast(self.length_scale, waves) ** 2
         return _cast(self.variance, waves) * jnp.exp(exponent)
+
+    diagonal = _constant_diagonal

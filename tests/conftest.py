@@ -15,10 +15,15 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "0")
-# Likewise for the compiler: one thread takes 12 % less processor time. XLA stops at names that it
-# does not know, hence only where this one was tried.
+# Likewise for the compiler: one thread takes 12 % less processor time. Most of the suite's time is
+# compilation of programs that run once, and unoptimised code is made in a third of the time: `make
+# test` asks for it, except for the tests marked "optimized", which need programs as users have
+# them. XLA stops at names that it does not know, hence only where these were tried.
 if version("jaxlib") == "0.10.2":
-    os.environ.setdefault("XLA_FLAGS", "--xla_cpu_parallel_codegen_split_count=1")
+    FLAGS = "--xla_cpu_parallel_codegen_split_count=1"
+    if os.environ.get("DEEPLIMITS_UNOPTIMIZED") == "1":
+        FLAGS += " --xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
+    os.environ.setdefault("XLA_FLAGS", FLAGS)
 
 import jax
 import jaxtyping

@@ -6,6 +6,8 @@ import pytest
 
 from deeplimits.claims import claims
 
+pytestmark = pytest.mark.optimized  # simulations: two thirds of their time is running
+
 
 @pytest.mark.parametrize(
     "claim",

@@ -17,6 +17,8 @@ from deeplimits.demo_evidence import critical_line
 from deeplimits.demo_predict import evidence_profile, fit_by_evidence, problem_folds
 from deeplimits.demo_report import Report, with_error
 
+pytestmark = pytest.mark.optimized
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):

@@ -127,8 +127,10 @@ def test_make_demo_writes_to_out():
 @needs_make
 def test_make_test_runs_everything_last():
     recipe = run_make("-n", "test", "VENV=no-such-folder").stdout.strip().splitlines()
-    assert recipe[-1].startswith("no-such-folder/bin/python -m pytest -n 2")
-    assert " -m " not in recipe[-1].split("pytest")[1]  # no marker is left out
+    run = "no-such-folder/bin/python -m pytest -n 2 --dist worksteal -m "
+    # a marker and its opposite, so that none is left out
+    assert recipe[-2:] == [f'DEEPLIMITS_UNOPTIMIZED=1 {run}"not optimized"', f"{run}optimized"]
+    assert sum("pytest" in line for line in recipe) == 2
 
 
 @needs_make

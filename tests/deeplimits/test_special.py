@@ -23,6 +23,8 @@ from deeplimits.special import (
     owens_t,
 )
 
+pytestmark = pytest.mark.optimized
+
 EPS = {np.float64: 2.3e-16, np.float32: 1.2e-7}
 both = pytest.mark.parametrize("dtype", [np.float64, np.float32])
 

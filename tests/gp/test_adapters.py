@@ -174,6 +174,7 @@ def test_probabilities_are_calibrated():
 
 
 @pytest.mark.slow
+@pytest.mark.optimized
 def test_digits():
     digits = datasets.load("digits")
     x, y = np.asarray(digits.X[:700]).reshape(700, -1), np.asarray(digits.y)[:700]

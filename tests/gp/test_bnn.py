@@ -201,6 +201,7 @@ def weighted_prior(width, n=20_000, seed=0):
 
 
 @pytest.mark.slow
+@pytest.mark.optimized
 def test_approaches_the_nngp():
     """NUTS at width 4 against weighted draws of the prior, which reject the NNGP as 1/width."""
     post = BNN(shallow(4), noise=0.1).condition(TRAIN, TARGETS)

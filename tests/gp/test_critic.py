@@ -39,6 +39,7 @@ START = {"start": {"W": 1.0}}
 
 
 @pytest.mark.slow
+@pytest.mark.optimized
 def test_matching_recovers_a_scale():
     """f = W w x against a Gaussian process with W = 2."""
     options = {"outer": 20, "inner": 20, "samples": 64, "hidden": (8,), "critic_rate": 0.1}

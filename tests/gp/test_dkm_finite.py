@@ -83,6 +83,7 @@ def two_points(n):
 
 
 @pytest.mark.slow
+@pytest.mark.optimized
 def test_sampler_against_quadrature():
     """Both sets of coordinates, several widths; exact bias and spread shrink as they should."""
     rows = np.triu_indices(2)

@@ -94,6 +94,7 @@ def test_float64_with_x64_off():
     np.testing.assert_allclose(cov, reference.cov(XS), atol=1e-12)  # the same computation
 
 
+@pytest.mark.optimized
 def test_float32_kernels():
     x, xs = (jnp.asarray(v, jnp.float32) for v in (X, XS))
     ens = Ensemble(Net(jnp), 1.0, loss="mean").train(x, Y, times=[20.0, 200.0])

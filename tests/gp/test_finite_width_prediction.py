@@ -144,6 +144,7 @@ def test_linearized_against_explicit_mixtures():
 
 
 @pytest.mark.slow
+@pytest.mark.optimized
 def test_linearized_networks_of_finite_width():
     t = SimpleNamespace(**theory())
     p = finite_width_linearized(t, TARGETS[:, :1], n=1, ridge=SETTING["ridge"])

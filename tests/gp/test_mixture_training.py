@@ -126,6 +126,7 @@ def test_outputs_and_samples():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("layers", ["none", "all"])
+@pytest.mark.optimized
 def test_finite_networks_follow_the_law(layers):
     shares = claims.below(layers)(jax.random.key(1), 1024, 2000).mean(axis=0)
     z = (shares - claims.levels()) / np.sqrt(claims.levels() * (1 - claims.levels()) / 2000)
@@ -133,6 +134,7 @@ def test_finite_networks_follow_the_law(layers):
 
 
 @pytest.mark.slow
+@pytest.mark.optimized
 def test_training_does_not_update_the_degrees_of_freedom():
     outputs = claims.finite_outputs(jax.random.key(2), 2048, "last")
     law = ScaleMixtureEnsemble(NET, claims.PRIOR, "last").train(TRAIN, Y).predict(TEST)

@@ -132,6 +132,7 @@ def test_random_features_approach_the_exact_law():
     assert gaps[0] > 2 * gaps[1]
 
 
+@pytest.mark.optimized
 def test_float32_and_x64_off():
     post = GP(rbf, noise=0.05).condition(X, Y)
     reference = pathwise(post, 2, key=0)(XS)

@@ -152,6 +152,7 @@ def test_rwy_rule_by_search():
 
 
 @pytest.mark.slow
+@pytest.mark.optimized
 def test_three_atoms():
     """The order of the rules at n = 400, over three draws of the data."""
     rows, grid = [], np.unique(np.round(np.geomspace(1, 1e6, 41)))

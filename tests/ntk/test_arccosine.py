@@ -103,12 +103,14 @@ def test_quadrature_of_other_degrees(degree):
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.optimized
 def test_float64(case):
     # 30 u: powers and sums of a few terms, each rounded once.
     assert checks.value_error(case, np.float64, 3e-15).ratio <= 1
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.optimized
 def test_float32(case):
     # The accuracy promised in float32.
     assert checks.value_error(case, np.float32, 1e-6).ratio <= 1
@@ -116,11 +118,13 @@ def test_float32(case):
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 @pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.optimized
 def test_gap(case, dtype):
     assert checks.gap_error(case, dtype).ratio <= 1
 
 
 @pytest.mark.parametrize("case", [*RELU[:4], *POWERS], ids=str)
+@pytest.mark.optimized
 def test_gap_keeps_relative_accuracy(case):
     points = np.array([(1.0, 1.0, e) for e in 10.0 ** np.arange(-14, -1)])
     for point, gap in zip(points, checks.evaluate(case.dual, points, np.float64)[2], strict=True):
@@ -140,6 +144,7 @@ def test_derivatives_are_finite(dual, dtype):
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.optimized
 def test_zero_inputs(case):
     assert checks.zero_error(case, (0.0,)).ratio <= 1
 

@@ -145,12 +145,14 @@ def test_quadrature(case):
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.optimized
 def test_float64(case):
     # 40 u: exponents of up to 7 multiply the rounding of their arguments.
     assert checks.value_error(case, np.float64, 4e-15).ratio <= 1
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.optimized
 def test_float32(case):
     # The accuracy promised in float32.
     assert checks.value_error(case, np.float32, 1e-6).ratio <= 1
@@ -158,6 +160,7 @@ def test_float32(case):
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 @pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.optimized
 def test_gap(case, dtype):
     assert checks.gap_error(case, dtype).ratio <= 1
 
@@ -169,6 +172,7 @@ def test_gap(case, dtype):
         (Gelu(), lambda x: x * mp.ncdf(x), lambda x: mp.ncdf(x) + x * mp.npdf(x)),
     ],
 )
+@pytest.mark.optimized
 def test_near_duplicates_by_quadrature(dual, f, df):
     q1, q2, eps = 1.0, 1.0 + 2.0**-20, 2.0**-34
     K, Kdot, gap = dual.kernel(q1, q2, eps)
@@ -198,6 +202,7 @@ def test_derivatives_are_finite(dual, dtype):
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.optimized
 def test_zero_inputs(case):
     assert checks.zero_error(case).ratio <= 1
 
@@ -214,6 +219,7 @@ def test_properties(dual, q1, q2, eps, dtype):
 
 
 @pytest.mark.parametrize("dual", [Erf(), Gelu(), Sin(), Cos(), Gaussian(), Gabor(), Rbf()], ids=str)
+@pytest.mark.optimized
 def test_large_variances(dual):
     q = jnp.array([1e4, 1e8, 1e12], jnp.float32)
     for eps in (0.0, 0.5, 2.0):
@@ -222,6 +228,7 @@ def test_large_variances(dual):
         assert np.all(np.isfinite(dual.variance(q)))
 
 
+@pytest.mark.optimized
 def test_overflowing_exponential_keeps_its_gap():
     K, _, gap = Exp().kernel(jnp.float32(400.0), jnp.float32(401.0), jnp.float32(1e-3))
     assert np.isinf(K)  # exp(800)

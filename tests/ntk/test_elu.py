@@ -50,6 +50,7 @@ def test_generic_covariances(name):
     ("name", "dtype", "rtol"),
     [(name, np.float64, 1e-12) for name in DUALS] + [("selu", np.float32, 1e-6)],
 )
+@pytest.mark.optimized
 def test_delicate_points(name, dtype, rtol):
     f, df = numpy_functions(DUALS[name])
     small = [(1e-4, 2e-4, 0.5), (1e-6, 1e-6, 0.3), (1.0, 1.3, 1e-4)]

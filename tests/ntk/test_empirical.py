@@ -174,6 +174,7 @@ def test_frozen_leaves_and_python_numbers():
 
 
 @pytest.mark.parametrize("method", METHODS)
+@pytest.mark.optimized
 def test_float32_stays_good_float32(method):
     f, params, x1, x2 = cnn_case()
     single = jax.tree.map(lambda a: a.astype(jnp.float32), (params, x1, x2))

@@ -96,6 +96,7 @@ def test_exact_oracle_at_width_16():
 
 
 @pytest.mark.slow
+@pytest.mark.optimized
 def test_theory_of_two_inputs_with_a_kink():
     runs = [
         sample_finite_width("relu", widths=[n, n], n_samples=64 * 300, key=n, **SETTING)
@@ -110,6 +111,7 @@ def test_theory_of_two_inputs_with_a_kink():
 
 
 @pytest.mark.slow
+@pytest.mark.optimized
 def test_theory_of_second_derivatives():
     runs = [
         sample_finite_width(

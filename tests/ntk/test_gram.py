@@ -7,6 +7,8 @@ import ntk
 from deeplimits import DomainError, ShapeError, UnsupportedLayerError
 from ntk.gram import gram
 
+pytestmark = pytest.mark.optimized
+
 
 def inputs(n, d=20, seed=0, dtype=np.float64):
     return np.random.default_rng(seed).normal(size=(n, d)).astype(dtype)

@@ -80,6 +80,7 @@ TABLE = {
 
 
 @pytest.mark.parametrize("name", TABLE)
+@pytest.mark.optimized
 def test_published_values(name):
     make, nngp, tangent = TABLE[name]
     k = make().kernel_fn(waves(3, 4), None, ("nngp", "ntk"))
@@ -323,6 +324,7 @@ def test_comparing_a_set_with_itself_or_with_an_equal_copy():
     np.testing.assert_allclose(net.ntk(x), net.ntk(x, x.copy()), rtol=1e-12)  # documented
 
 
+@pytest.mark.optimized
 def test_float32_and_integer_inputs():
     net = ntk.mlp(2, "erf", W_std=1.4, b_std=0.1)
     x = np.arange(12).reshape(3, 4)

@@ -103,6 +103,7 @@ def test_abc_table():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["ntk", "mup"])
+@pytest.mark.optimized
 def test_abc_one_step(name):
     from ntk.claims_spectra import feature_change
 

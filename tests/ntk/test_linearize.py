@@ -108,6 +108,7 @@ def test_linearize_is_exact_tangent():
         np.testing.assert_allclose(a, b, rtol=0, atol=1e-13)  # rounding
 
 
+@pytest.mark.optimized
 def test_linearize_in_float32_and_jit():
     f = network(jnp.tanh)
     single = jax.tree.map(lambda a: a.astype(jnp.float32), (CENTRE, moved(0.5), X))

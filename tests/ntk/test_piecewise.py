@@ -83,6 +83,7 @@ def test_generic_covariances(name):
 
 
 @pytest.mark.parametrize("name", ["hard_tanh", "relu6", "uneven", "triangle"])
+@pytest.mark.optimized
 def test_delicate_points(name):
     f, df = numpy_functions(DUALS[name])
     points = np.concatenate([checks.POINTS, MORE])
@@ -91,6 +92,7 @@ def test_delicate_points(name):
 
 
 @pytest.mark.parametrize("name", ["relu6", "uneven"])
+@pytest.mark.optimized
 def test_float32(name):
     f, df = numpy_functions(DUALS[name])
     points = np.concatenate([checks.POINTS, MORE])

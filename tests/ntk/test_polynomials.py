@@ -72,12 +72,14 @@ def test_quadrature(case):
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.optimized
 def test_float64(case):
     # 80 u: up to 8 multiplications of rounded powers, and sums with signs.
     assert checks.value_error(case, np.float64, 8e-15).ratio <= 1
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.optimized
 def test_float32(case):
     # The accuracy promised in float32; twice that for the 16 factors of x^8 y^8.
     assert (
@@ -87,6 +89,7 @@ def test_float32(case):
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 @pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.optimized
 def test_gap(case, dtype):
     assert checks.gap_error(case, dtype).ratio <= 1
 
@@ -103,6 +106,7 @@ def test_derivatives_are_finite(dual, dtype):
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.optimized
 def test_zero_inputs(case):
     assert checks.zero_error(case).ratio <= 1
 

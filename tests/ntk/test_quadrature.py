@@ -81,6 +81,7 @@ def test_smooth_generic(name):
     ("name", "dtype", "rtol"),
     [("tanh", np.float64, 1e-12), ("gelu", np.float64, 1e-12), ("tanh", np.float32, 1e-6)],
 )
+@pytest.mark.optimized
 def test_smooth_delicate_points(name, dtype, rtol):
     dual, f, df = SMOOTH[name]
     check(dual, f, df, checks.POINTS, dtype, rtol)
@@ -207,6 +208,7 @@ def test_kinked():
         np.testing.assert_allclose(a, b, rtol=1e-11, atol=1e-17)  # gap near 1e-10: 4e-12
 
 
+@pytest.mark.optimized
 def test_kinked_float32():
     found, want = (checks.evaluate(d, checks.POINTS, np.float32) for d in (ELU, Elu()))
     for a, b in zip(found, want, strict=True):

@@ -91,6 +91,7 @@ def test_step_against_derivatives_by_quadrature():
 
 
 @pytest.mark.slow
+@pytest.mark.optimized
 def test_random_networks():
     """Widths 24, 48, 96 extrapolated to 1/n = 0 by a quadratic in 1/n (weights 1/3, -2, 8/3)."""
     setting = dict(C_W=1.0, gamma=HALF, depth=5)

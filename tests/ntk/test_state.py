@@ -7,6 +7,8 @@ import pytest
 
 from ntk.state import unit_gap
 
+pytestmark = pytest.mark.optimized
+
 
 def exact_gap(a, b):
     """``1 - cos`` of the angle between two stored rows, in 50 digits."""

@@ -273,6 +273,7 @@ def test_takes_seconds():
 
 
 @pytest.mark.parametrize("name", ["gelu", "relu", "relu + exp", "gabor", "x sin", "x^3 erf", "erf"])
+@pytest.mark.optimized
 def test_single_precision(name, derived):
     dual = derived[name].dual
     q1, q2, eps = (np.array(v) for v in ([0.7, 1.0, 2.0], [1.3, 1.0, 0.4], [1.4, 0.01, 0.5]))

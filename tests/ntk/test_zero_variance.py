@@ -9,6 +9,8 @@ import pytest
 
 from ntk.error_function import Erf, sigmoid_like
 
+pytestmark = pytest.mark.optimized
+
 
 @pytest.mark.parametrize("dtype", [jnp.float64, jnp.float32])
 @pytest.mark.parametrize("dual", [Erf(1.3, 0.8), sigmoid_like()], ids=["erf", "sigmoid"])

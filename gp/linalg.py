@@ -213,7 +213,10 @@ def factorize(
             chol = scipy.linalg.cholesky(shifted, lower=True, overwrite_a=True, check_finite=False)
         except np.linalg.LinAlgError:
             continue
-        if not np.isfinite(np.diagonal(chol)).all():  # a bad entry spoils the pivot of its row
+        pivots = np.square(np.diagonal(chol))
+        if not np.isfinite(pivots).all():  # a bad entry spoils the pivot of its row
+            continue
+        if floor == jitter == 0 and pivots.min() <= first:  # what is left of it is rounding
             continue
         if jitter > 1e-3 * floor:
             warnings.warn(

@@ -34,6 +34,7 @@ def circle(x, radius2):
     return jnp.stack([x[0] ** 2 + x[1] ** 2 - radius2, x[0] - x[1]])
 
 
+@pytest.mark.optimized
 def test_ising():
     root = fixed_point(ising, 0.5, args=2.0, branch="ferromagnet")
     assert isinstance(root, Root)
@@ -53,6 +54,7 @@ def test_ising():
     assert abs(fixed_point(ising, 0.5, args=0.5).x) < 1e-12  # tol
 
 
+@pytest.mark.optimized
 def test_ising_at_and_near_the_critical_point():
     critical = fixed_point(ising, 0.5, args=1.0)
     # A triple root: m - tanh m = m^3/3 cannot be told from 0 below m = 1e-6.
@@ -136,6 +138,7 @@ def test_jit_and_vmap():
     assert not bool(failed.converged)
 
 
+@pytest.mark.optimized
 def test_failures_are_named():
     with pytest.raises(ConvergenceError, match=r"residual 0\.\d+.*10000 steps.*damping=0.9"):
         fixed_point(lambda x: 3.9 * x * (1 - x), 0.3, damping=0.0)

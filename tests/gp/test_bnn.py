@@ -320,6 +320,7 @@ def test_bad_chains(mala, tmp_path):
         split_rhat(np.zeros((2, 4)))
 
 
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # of arviz itself
 def test_arviz_is_optional(mala):
     try:
         import arviz

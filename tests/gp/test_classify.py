@@ -154,6 +154,7 @@ def dense_mode(labels):
 
 
 @pytest.mark.parametrize("count", [2, 3])
+@pytest.mark.optimized
 def test_laplace_against_dense_algebra(count):
     labels = np.eye(count)[:, [0, 1, 0]]
     mode = softmax_mode(jnp.asarray(K), jnp.asarray(labels), jnp.zeros((count, 3)))
@@ -287,7 +288,8 @@ def test_narrow_law_of_the_scale():
     mixed = Classifier(rbf, prior=narrow).condition(X, ["b", "a", "c"])
     # a spread of 1e-3 in log s2: second derivatives of order one times 1e-6 / 2
     assert mixed.log_evidence == pytest.approx(three.log_evidence, abs=1e-5)
-    np.testing.assert_allclose(mixed.predict_proba(XS), three.predict_proba(XS), atol=1e-5)
+    # the averages are taken over different quasi-random points, with errors of about 1e-3
+    np.testing.assert_allclose(mixed.predict_proba(XS), three.predict_proba(XS), atol=3e-3)
     assert mixed.scale_posterior.mean == pytest.approx(2.0, rel=1e-4)
 
 

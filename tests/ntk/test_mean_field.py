@@ -229,6 +229,7 @@ EDGE = {
 }
 
 
+@pytest.mark.optimized
 def test_edge_of_tanh():
     line = order_to_chaos("tanh", b_std=np.sqrt([0.0, *EDGE]))
     assert (line.W_std[0], line.q_star[0]) == (1.0, 0.0)

@@ -33,6 +33,7 @@ def test_equal_to_the_solution_at_each_point(name):
             )
 
 
+@pytest.mark.optimized
 def test_phases_and_labels():
     data = phase_diagram("tanh", W_std=W, b_std=B)
     assert data["q_star"].dims == ("b_std", "W_std")

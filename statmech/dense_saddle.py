@@ -231,15 +231,15 @@ def solve(A: Array, T: Array, rows: Any, model: Model, *, stable: bool) -> tuple
         The nodes are coarse far down the unstable branch: steps are cut to a share of M and k.
         """
         M, k, last = state
-        (gap, value), push = jax.linearize(lambda *x: equations(*x, fixed_T, fixed), M, k)
+        (gap, value), push = jax.linearize(lambda M, k: equations(M, k, fixed_T, fixed), M, k)
         inverse = _inverse(*push(one, zero), *push(zero, one))
         dM, dk = _apply(inverse, gap, value - fixed_A)
         size = jnp.maximum(jnp.abs(dM), jnp.abs(dk))
         share = jnp.minimum(0.3 * M / jnp.abs(dM), 0.5 * (k + 0.1) / jnp.abs(dk))
         share = jnp.where(jnp.isnan(share), 1.0, jnp.minimum(share, 1.0))
         good = jnp.isfinite(size) & ((share < 1) | (size < last))
-        new = M - share * dM, jnp.maximum(k - share * dk, 0.0)
-        new = tuple(jnp.where(good, v, old) for v, old in zip(new, (M, k), strict=True))
+        to_M, to_k = M - share * dM, jnp.maximum(k - share * dk, 0.0)
+        new = jnp.where(good, to_M, M), jnp.where(good, to_k, k)
         return (*new, jnp.where(good, jnp.where(share < 1, jnp.inf, size), last)), inverse
 
     (M, k, _), inverses = jax.lax.scan(step, state, length=_NEWTON)

@@ -15,6 +15,7 @@ A pattern is retrieved where :math:`\Phi_\alpha(\lambda)` lies below lambda time
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -188,7 +189,7 @@ def full_capacity(lam: ArrayLike, *, patterns: str) -> Array:
     c = (1 - hot) ** 2
     # c rho exp(-c rho) = c / e, of which the smaller root is wanted
     safe = np.where(c > 0, c, 1.0)
-    rho = np.where(c > 0, -scipy.special.lambertw(-c / np.e).real / safe, 1 / np.e)
+    rho = np.where(c > 0, -scipy.special.lambertw(-c / math.e).real / safe, 1 / math.e)
     return np.asarray(rho * (1 - c) / 2)
 
 

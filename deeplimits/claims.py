@@ -46,7 +46,6 @@ MODULES = (
     "gp.claims_priors",
     "gp.claims_score",
     "statmech.claims_hopfield",
-    "statmech.claims_pseudo_inverse",
     "statmech.claims_dense",
     "statmech.claims_multitasking",
     "statmech.claims_glass",

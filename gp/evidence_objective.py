@@ -9,6 +9,7 @@ lives at once, and the tiles stay in the cache.
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -247,12 +248,34 @@ def _slopes(problem: Problem, theta: Any, arrays: Any, gram: Any, y: Any) -> tup
     noise, pull_noise = jax.vjp(lambda t, d: _noise(problem, t, arrays, d), theta, diagonal)
     chol = jnp.linalg.cholesky(gram + jnp.diag(noise))
     alpha = jax.scipy.linalg.cho_solve((chol, True), y)
-    inverse = jax.scipy.linalg.cho_solve((chol, True), jnp.eye(n))
+    inverse = _inverse(chol)
     log_det = 2 * jnp.sum(jnp.log(jnp.diagonal(chol)))
     value = 0.5 * (jnp.sum(y * alpha) + outputs * (log_det + n * LOG_2PI))
     slope = 0.5 * (outputs * inverse - alpha @ alpha.T)
     grad, through_mean = pull_noise(jnp.diagonal(slope))
     return value, slope + jnp.diag(through_mean), grad
+
+
+def _inverse(chol: Any) -> Any:
+    r""":math:`(L L^\top)^{-1}` from four block columns of :math:`L^{-1}`, without their zeros.
+
+    Two triangular solves against the identity would take 2 n^3 operations; this takes 1.1 n^3.
+    """
+    n = chol.shape[0]
+    if n <= 2 * BLOCK:
+        return jax.scipy.linalg.cho_solve((chol, True), jnp.eye(n))
+    edges = [k * n // 4 for k in range(5)]
+    columns = [
+        jax.scipy.linalg.solve_triangular(chol[a:, a:], jnp.eye(n - a, b - a), lower=True)
+        for a, b in itertools.pairwise(edges)
+    ]
+    rows: list[list[Any]] = []
+    for j, (start, right) in enumerate(zip(edges, columns, strict=False)):
+        left = [columns[i][start - edges[i] :] for i in range(j)]
+        rows.append([part.T @ right for part in [*left, right]])
+    return jnp.block(
+        [[rows[j][i] if i <= j else rows[i][j].T for j in range(4)] for i in range(4)]
+    )
 
 
 @functools.partial(jax.jit, static_argnames=("problem",))

@@ -2,9 +2,9 @@
 
 Every library runs in its own process on one core: N points in ten dimensions, amplitude * RBF
 kernel, float64. ``fit`` conditions on the data, ``predict`` gives mean and variance at 500 points
-from the fitted object, ``gradient`` gives the log evidence and its derivatives in amplitude, length scale and
-noise. Programs are compiled before they are timed; times are the best of ``--repeats``, in seconds
-of processor time of all threads (``wall``: elapsed). scikit-learn's fit holds one evaluation of the
+from the fitted object, ``gradient`` gives the log evidence and its derivatives in amplitude, length
+scale and noise. Programs are compiled before they are timed; times are the best of ``--repeats``,
+in seconds of processor time (``wall``: elapsed). scikit-learn's fit holds one evaluation of the
 evidence, which it always makes.
 
 The last rows are about exactness: the posterior mean of a smooth function at three points, with

@@ -273,9 +273,7 @@ def _inverse(chol: Any) -> Any:
     for j, (start, right) in enumerate(zip(edges, columns, strict=False)):
         left = [columns[i][start - edges[i] :] for i in range(j)]
         rows.append([part.T @ right for part in [*left, right]])
-    return jnp.block(
-        [[rows[j][i] if i <= j else rows[i][j].T for j in range(4)] for i in range(4)]
-    )
+    return jnp.block([[rows[j][i] if i <= j else rows[i][j].T for j in range(4)] for i in range(4)])
 
 
 @functools.partial(jax.jit, static_argnames=("problem",))

@@ -11,6 +11,9 @@ export JAX_COMPILATION_CACHE_DIR := $(CURDIR)/.cache/jax
 export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS := 0.2
 export JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES := 0
 export MPLBACKEND := Agg
+# Bytecode is kept, whatever the caller's habit: without it every process that imports JAX, SciPy and
+# pandas first compiles them from source, for ten seconds.
+export PYTHONDONTWRITEBYTECODE :=
 # Two OpenBLAS threads on a shared machine wait for each other: an eigh(1437) took 20 times longer.
 export OPENBLAS_NUM_THREADS ?= 1
 

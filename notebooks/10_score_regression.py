@@ -297,6 +297,5 @@ with plotting.style():
 # ## The checks behind this
 
 # %%
-names = ["gp/attention-gradient-step"] + ([] if FAST else ["gp/score-wide-network"])
-for name in names:
+for name in () if FAST else ("gp/attention-gradient-step", "gp/score-wide-network"):
     print(get(name).run(key=0).summary())

@@ -288,6 +288,9 @@ def test_narrow_law_of_the_scale():
     mixed = Classifier(rbf, prior=narrow).condition(X, ["b", "a", "c"])
     # a spread of 1e-3 in log s2: second derivatives of order one times 1e-6 / 2
     assert mixed.log_evidence == pytest.approx(three.log_evidence, abs=1e-5)
+    got, want = mixed.latent(XS), three.latent(XS)
+    np.testing.assert_allclose(got.mean, want.mean, atol=1e-5)
+    np.testing.assert_allclose(got.var, want.var, atol=1e-5)
     # the averages are taken over different quasi-random points, with errors of about 1e-3
     np.testing.assert_allclose(mixed.predict_proba(XS), three.predict_proba(XS), atol=3e-3)
     assert mixed.scale_posterior.mean == pytest.approx(2.0, rel=1e-4)

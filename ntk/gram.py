@@ -39,8 +39,9 @@ def gram(
     """Gram matrix of a kernel, computed in tiles that fit the cache; one triangle when symmetric.
 
     Args:
-        kernel_fn: a network of this package, its ``kernel_fn``, or any callable
-            ``k(x1, x2=None) -> (n1, n2)`` (with an optional third argument ``get``).
+        kernel_fn: a network of this package or of :func:`ntk.from_neural_tangents`, its
+            ``kernel_fn``, or any callable ``k(x1, x2=None) -> (n1, n2)`` (with an optional third
+            argument ``get``).
         x1: ``(n1, d)`` or ``(n1, *pos, channels)``.
         x2: likewise, or None for the symmetric Gram of ``x1`` (exactly symmetric result).
         get: ``"nngp"``, ``"ntk"`` or a tuple of these (named tuple of arrays).
@@ -65,6 +66,8 @@ def gram(
     if names is None or not set(names) <= {"nngp", "ntk"}:
         raise DomainError(f"get must be 'nngp', 'ntk' or a tuple of these, got {get!r}.")
     side = None if block_size == "auto" else integer(block_size, "block_size", at_least=1)
+    if not callable(kernel_fn):  # a foreign network: its kernel function is what can be called
+        kernel_fn = getattr(kernel_fn, "kernel_fn", kernel_fn)
     network = as_network(kernel_fn)
     if network is None:
         arrays = _foreign(kernel_fn, x1, x2, names, side or 512, diagonal, progress)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from deeplimits.errors import DomainError, ShapeError, UnsupportedLayerError
+from ntk.gram import gram
 from ntk.interop import from_neural_tangents
 
 from .tangents_networks import conv, dense, inputs, small_cnn, stax
@@ -100,6 +101,9 @@ def test_network_unpacks_and_is_a_kernel():
     assert shape == apply_fn(params, x).shape == (4, 2)
     assert net.nngp(x, z).shape == net.ntk(x, z).shape == (4, 2)
     np.testing.assert_array_equal(kernel_fn(x, z, "ntk"), net.ntk(x, z))
+    tiles = gram(net, x, get="ntk", block_size=3, progress=False)
+    # 1e-12: the library takes another route on the diagonal of a tile than off it
+    np.testing.assert_allclose(tiles, net.ntk(x), rtol=1e-12)
     assert {net: 1}[net] == 1
     assert jax.tree.leaves(net) == []
     record = kernel_fn(x)

@@ -123,6 +123,7 @@ class Estimate(_Number):
         n: number of samples or points.
         rigor, assumptions, units, reference, warnings: as in :class:`Bound`.
         holds: ``"always"`` for exact values, else ``"expectation"``.
+        dims: dimensions of the variables, or ().
     """
 
     value: Any
@@ -139,6 +140,7 @@ class Estimate(_Number):
     units: str = field(default="nats", metadata={"static": True})
     reference: str = field(default="", metadata={"static": True})
     warnings: tuple[str, ...] = field(default=(), metadata={"static": True})
+    dims: tuple[int, ...] = field(default=(), metadata={"static": True})
 
     @property
     def clipped(self) -> float:

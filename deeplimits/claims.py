@@ -41,6 +41,9 @@ MODULES = (
     "gp.claims_regression",
     "gp.claims_mixtures",
     "bounds.claims",
+    "bounds.claims_mutual_information",
+    "bounds.claims_collapse",
+    "bounds.claims_similarity",
     "gp.claims_classify",
     "gp.claims_dkm",
     "gp.claims_priors",
@@ -49,8 +52,10 @@ MODULES = (
     "statmech.claims_dense",
     "statmech.claims_multitasking",
     "statmech.claims_glass",
+    "statmech.claims_pseudo_inverse",
     "statmech.claims_montecarlo",
     "statmech.claims_associative",
+    "bounds.claims_information",
 )
 
 _REGISTRY: dict[str, Claim] = {}

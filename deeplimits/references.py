@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 
+from deeplimits.references_bounds import BOUNDS
 from deeplimits.references_statmech import STATMECH
 
 _FOUNDATION = r"""
@@ -42,6 +43,28 @@ _FOUNDATION = r"""
   volume = {32}, year = {2019}, eprint = {1904.11955}, archiveprefix = {arXiv},
 }
 
+@inproceedings{arora2019b,
+  author = {Arora, Sanjeev and Du, Simon S. and Hu, Wei and Li, Zhiyuan and Wang, Ruosong},
+  title = {Fine-Grained Analysis of Optimization and Generalization for Overparameterized Two-Layer
+    Neural Networks},
+  booktitle = {International Conference on Machine Learning},
+  year = {2019}, eprint = {1901.08584}, archiveprefix = {arXiv},
+}
+
+@inproceedings{bartlett2017,
+  author = {Bartlett, Peter L. and Foster, Dylan J. and Telgarsky, Matus},
+  title = {Spectrally-Normalized Margin Bounds for Neural Networks},
+  booktitle = {Advances in Neural Information Processing Systems},
+  year = {2017}, eprint = {1706.08498}, archiveprefix = {arXiv},
+}
+
+@inproceedings{boopathy2024,
+  author = {Boopathy, Akhilan and Yue, William and Hwang, Jaedong and Iyer, Abhiram and Fiete, Ila},
+  title = {Towards Exact Computation of Inductive Bias},
+  booktitle = {International Joint Conference on Artificial Intelligence},
+  year = {2024}, eprint = {2406.15941}, archiveprefix = {arXiv},
+}
+
 @inproceedings{bordelon2020,
   author = {Bordelon, Blake and Canatar, Abdulkadir and Pehlevan, Cengiz},
   title = {Spectrum Dependent Learning Curves in Kernel Regression and Wide Neural Networks},
@@ -54,6 +77,13 @@ _FOUNDATION = r"""
   title = {Kernel Methods for Deep Learning},
   booktitle = {Advances in Neural Information Processing Systems},
   volume = {22}, pages = {342--350}, year = {2009},
+}
+
+@article{cortes2012,
+  author = {Cortes, Corinna and Mohri, Mehryar and Rostamizadeh, Afshin},
+  title = {Algorithms for Learning Kernels Based on Centered Alignment},
+  journal = {Journal of Machine Learning Research},
+  volume = {13}, year = {2012}, eprint = {1203.0550}, archiveprefix = {arXiv},
 }
 
 @inproceedings{daniely2016,
@@ -76,6 +106,13 @@ _FOUNDATION = r"""
   title = {Error Estimates on Averages of Correlated Data},
   journal = {The Journal of Chemical Physics},
   volume = {91}, number = {1}, pages = {461--466}, year = {1989},
+}
+
+@inproceedings{golowich2018,
+  author = {Golowich, Noah and Rakhlin, Alexander and Shamir, Ohad},
+  title = {Size-Independent Sample Complexity of Neural Networks},
+  booktitle = {Conference on Learning Theory},
+  year = {2018}, eprint = {1712.06541}, archiveprefix = {arXiv},
 }
 
 @misc{hendrycks2016,
@@ -129,6 +166,13 @@ _FOUNDATION = r"""
   title = {{Gaussian} Process Behaviour in Wide Deep Neural Networks},
   booktitle = {International Conference on Learning Representations},
   year = {2018}, eprint = {1804.11271}, archiveprefix = {arXiv},
+}
+
+@misc{mingard2019,
+  author = {Mingard, Chris and Skalse, Joar and Valle-P{\'e}rez, Guillermo and
+    Mart{\'i}nez-Rubio, David and Mikulik, Vladimir and Louis, Ard A.},
+  title = {Neural Networks Are a Priori Biased Towards {Boolean} Functions with Low Entropy},
+  year = {2019}, eprint = {1909.11522}, archiveprefix = {arXiv},
 }
 
 @book{neal1996,
@@ -241,6 +285,14 @@ _FOUNDATION = r"""
   url = {https://archive.ics.uci.edu},
 }
 
+@inproceedings{valleperez2019,
+  author = {Valle-P{\'e}rez, Guillermo and Camargo, Chico Q. and Louis, Ard A.},
+  title = {Deep Learning Generalizes Because the Parameter-Function Map Is Biased Towards Simple
+    Functions},
+  booktitle = {International Conference on Learning Representations},
+  year = {2019}, eprint = {1805.08522}, archiveprefix = {arXiv},
+}
+
 @inproceedings{williams1996,
   author = {Williams, Christopher K. I.},
   title = {Computing with Infinite Networks},
@@ -268,7 +320,7 @@ _FOUNDATION = r"""
   year = {2020}, eprint = {2006.14548}, archiveprefix = {arXiv},
 }
 """
-BIBTEX = _FOUNDATION + STATMECH
+BIBTEX = _FOUNDATION + BOUNDS + STATMECH
 
 #: BibTeX entry of every key, in the order of the text.
 ENTRIES: dict[str, str] = {

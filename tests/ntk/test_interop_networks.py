@@ -102,8 +102,8 @@ def test_network_unpacks_and_is_a_kernel():
     assert net.nngp(x, z).shape == net.ntk(x, z).shape == (4, 2)
     np.testing.assert_array_equal(kernel_fn(x, z, "ntk"), net.ntk(x, z))
     tiles = gram(net, x, get="ntk", block_size=3, progress=False)
-    # 1e-12: the library takes another route on the diagonal of a tile than off it
-    np.testing.assert_allclose(tiles, net.ntk(x), rtol=1e-12)
+    # 1e-8: their angle on the diagonal, which other tiles do not see as one
+    np.testing.assert_allclose(tiles, net.ntk(x), rtol=1e-8)
     assert {net: 1}[net] == 1
     assert jax.tree.leaves(net) == []
     record = kernel_fn(x)

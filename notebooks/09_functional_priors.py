@@ -149,7 +149,7 @@ X = np.array([-2.4, -1.7, -0.9, -0.1, 0.8, 1.6])[:, None]
 y = np.sin(3 * X[:, 0]) + 0.1 * rng.normal(size=6)
 noise = 0.05
 posterior = BNN(mlp_family("erf", width=16)(**erf.params), noise=noise).condition(X, y)
-size = {"warmup": 100, "draws": 100} if FAST else {"warmup": 200, "draws": 250}
+size = {"warmup": 30, "draws": 30} if FAST else {"warmup": 200, "draws": 250}
 chains = posterior.sample(key=0, block=size["draws"], **size)
 found = chains.predict(line[::5])
 limits = {

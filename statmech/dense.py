@@ -220,8 +220,9 @@ def _concrete(
     else:
         model, factor = build(P, index, examples)
         rows, place = np.unique(flat_T, return_inverse=True)
-        args = (padded(v) for v in (flat_load, flat_T, rows, place.ravel()))
-        state = _state(*args, model, jnp.float64(factor), jnp.float64(c), branch)
+        table = _table(padded(rows), model, P, c, branch)
+        args = (padded(v) for v in (flat_load, flat_T, place.ravel()))
+        state = _state(*args, table, model, jnp.float64(factor), jnp.float64(c), branch)
     scale = np.sqrt(1 + examples.entropy) if examples is not None else 1.0
     state = dataclasses.replace(state, nhat=state.Mhat * scale)
     return jax.tree.map(lambda leaf: np.asarray(leaf)[:n].reshape(shape)[()], state)
@@ -248,16 +249,35 @@ def _traced(
         jnp.ravel(jnp.broadcast_to(jnp.asarray(v, jnp.float64), shape)) for v in (alpha, T)
     )
     model, factor = build(P, index, examples)
-    place = jnp.arange(load.size)
-    state = _state(load, temperature, temperature, place, model, factor, c, branch)
+    table = _table(jax.lax.stop_gradient(temperature), model, P, c, branch)
+    state = _state(load, temperature, jnp.arange(load.size), table, model, factor, c, branch)
     scale = np.sqrt(1 + examples.entropy) if examples is not None else 1.0
     state = dataclasses.replace(state, nhat=state.Mhat * scale)
     return jax.tree.map(lambda leaf: leaf.reshape(shape), state)
 
 
+def _table(rows: Any, model: saddle.Model, P: int, c: float, branch: str) -> Any:
+    """The curves of the retrieval branches at temperatures ``(n,)``, None for the other states."""
+    return curves(rows / unit(P, c), model) if branch in ("retrieval", "unstable") else None
+
+
+@jax.jit
+def curves(T: Any, model: saddle.Model) -> saddle.Branches:
+    """Retrieval at temperatures ``(n,)`` in units of the energy: one program for many callers."""
+    out: Any = in_chunks(lambda t: saddle.branches(t, model), 8 * model.law.x.size, T)
+    return out
+
+
 @partial(jax.jit, static_argnames="branch")
 def _state(
-    alpha: Any, T: Any, rows: Any, place: Any, model: saddle.Model, factor: Any, c: Any, branch: str
+    alpha: Any,
+    T: Any,
+    place: Any,
+    table: Any,
+    model: saddle.Model,
+    factor: Any,
+    c: Any,
+    branch: str,
 ) -> DenseState:
     A = root(alpha * factor)
     scale = jnp.where(model.P == 2, 2 * c, c)
@@ -265,8 +285,7 @@ def _state(
     atoms = model.law.x.size
     state: Any
     if branch in ("retrieval", "unstable"):
-        fixed = jax.lax.stop_gradient((rows / scale, model))
-        table = in_chunks(lambda t: saddle.branches(t, fixed[1]), 8 * atoms, fixed[0])
+        table = jax.lax.stop_gradient(table)
 
         def one(A: Any, t: Any, place: Any) -> DenseState:
             at = jax.tree.map(lambda leaf: leaf[place], table)

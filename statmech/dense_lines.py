@@ -20,7 +20,7 @@ from deeplimits.precision import float64_scope
 from deeplimits.typing import ArrayLike
 from deeplimits.validate import choice, number
 from statmech import dense_saddle as saddle
-from statmech.dense import _check_case, build, describe, noise_factor, padded, unit
+from statmech.dense import _check_case, build, curves, describe, noise_factor, padded, unit
 from statmech.dense_averages import in_chunks
 from statmech.dense_glass import glass_scale, ordinary_overlap
 from statmech.dense_noise import INDEX, check_bodies, curvature
@@ -203,12 +203,5 @@ def dense_load(
     values = np.asarray(at_least_zero(T, "T"), np.float64)
     model, factor = build(P, index, examples)
     t = padded(values.ravel() / unit(P, c))
-    A = np.asarray(in_chunked_rows(t, model))[: values.size].reshape(values.shape)
+    A = np.asarray(curves(t, model).A_top)[: values.size].reshape(values.shape)
     return np.nan_to_num(A**2 / factor)[()]
-
-
-@jax.jit
-def in_chunked_rows(t: Any, model: saddle.Model) -> Any:
-    """Root load of the spinodal at temperatures ``(n,)``, NaN without retrieval."""
-    rows = partial(saddle.branches, model=model)
-    return in_chunks(lambda t: rows(t).A_top, 8 * model.law.x.size, t)

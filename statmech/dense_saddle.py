@@ -7,9 +7,10 @@ In units of the energy scale c the field of a spin is :math:`\hat x s + a z` wit
 .. math:: \hat M = E\,\hat x \tanh\frac{\hat x s + k s z}{T},
 
 whose right side decreases with k, and the load is explicit, :math:`\sqrt{\alpha\kappa} =
-a/\sqrt{k'(q)}`. It rises from 0 at the largest overlap to one maximum, the spinodal, and falls on
+a/\sqrt{k'(q)}`. It rises from 0 at the largest overlap to a maximum, the spinodal, and falls on
 the unstable branch. Why not k as the parameter: near the spinodal the curve turns back in k if the
-examples are noisy.
+examples are noisy. At low temperature they can also give it two maxima: beyond the first one the
+state of larger overlap is gone, and retrieval goes on with a smaller one.
 
 For P = 2 the signal is :math:`\hat M` in units of 2c and the patterns react:
 :math:`\sqrt\alpha = a / \sqrt{\tilde r}` with :math:`\tilde r` as in :func:`pair_power`.
@@ -59,7 +60,8 @@ class Model(NamedTuple):
 
 
 class Branches(NamedTuple):
-    """Curves at temperatures ``(n,)``: range of overlaps, spinodal, nodes ``(n, nodes)``."""
+    """Curves at temperatures ``(n,)``: range of overlaps, nodes ``(n, nodes)``, the largest load,
+    and the first maximum of the load, which is nearly always the same."""
 
     T: Array
     low: Array
@@ -71,6 +73,10 @@ class Branches(NamedTuple):
     M_top: Array
     k_top: Array
     A_top: Array
+    first: Array
+    M_first: Array
+    k_first: Array
+    A_first: Array
     gain: Array
 
 
@@ -172,45 +178,81 @@ def branches(T: Array, model: Model) -> Branches:
     nodes = jnp.asarray(_NODES)[None, :]
     T_all = jnp.broadcast_to(T[:, None], (T.size, len(_NODES))).ravel()
 
-    def zoom(ends: Any, _: Any) -> Any:
-        """Points between two ends, and the ends around the largest of them."""
+    def zoom(state: Any) -> Any:
+        """Points between two ends, and the ends around the largest load among them."""
+        count, ends, line, top, first = state
         tau = ends[0][:, None] + (ends[1] - ends[0])[:, None] * nodes
         M = b - (b - a) * tau**5  # dense where k varies most
         k = ratio(M.ravel(), T_all, model)
         A = equations(M.ravel(), k, T_all, model)[1].reshape(M.shape)
         k, outside = k.reshape(M.shape), (tau <= 0) | (tau >= 1)
         k, A = jnp.where(outside, 0.0, k), jnp.where(outside, 0.0, A)
-        best = jnp.argmax(A, axis=1)[:, None]
 
-        def pick(values: Array, shift: int = 0) -> Array:
-            at = jnp.clip(best + shift, 0, len(_NODES) - 1)
-            return jnp.take_along_axis(values, at, axis=1)[:, 0]
+        def peak(at: Array) -> tuple[Array, ...]:
+            """Neighbours of node number ``at``, and the values there."""
+            values = [(tau, -1), (tau, 1), (tau, 0), (M, 0), (k, 0), (A, 0)]
+            return tuple(_take(v, at + shift) for v, shift in values)
 
-        top = tuple(pick(v) for v in (tau, M, k, A))
-        return (pick(tau, -1), pick(tau, 1)), (M, k, A, top)
+        def choose(new: Any, old: Any, when: Any) -> Any:
+            return jax.tree.map(partial(jnp.where, when), new, old)
 
-    start = (jnp.zeros_like(T), jnp.ones_like(T))
-    _, (M, k, A, tops) = jax.lax.scan(zoom, start, length=_ZOOMS)
+        here = peak(jnp.argmax(A, axis=1))
+        begin, again = count == 0, count >= _ZOOMS
+        line = choose((M, k, A), line, begin)
+        earlier = peak(jnp.argmax(A[:, :-1] > A[:, 1:], axis=1))  # where the load first falls
+        first = choose(earlier, choose(here, first, again), begin)
+        top = choose(top, here, again)
+        ends = choose(first[:2], here[:2], count == _ZOOMS - 1)
+        return count + 1, ends, line, top, first
+
+    def unfinished(state: Any) -> Array:
+        """The first maximum is refined where it is not that of the largest load."""
+        count, _, _, top, first = state
+        two = jnp.any((first[1] < top[2]) & exists)
+        return (count < _ZOOMS) | (two & (count < 2 * _ZOOMS - 1))
+
+    zero = jnp.zeros_like(T)
+    empty = (jnp.zeros((T.size, len(_NODES))),) * 3
+    state = (jnp.zeros((), int), (zero, zero + 1), empty, (zero,) * 6, (zero,) * 6)
+    _, _, (M, k, A), top, first = jax.lax.while_loop(unfinished, zoom, state)
+    first = jax.tree.map(partial(jnp.where, first[1] < top[2]), first, top)
     nan = jnp.where(exists, 0.0, jnp.nan)
-    top, M_top, k_top, A_top = (v[-1] + nan for v in tops)
-    return Branches(T, low, high, M[0], k[0], A[0], top, M_top, k_top, A_top, gain)
+    peaks = (v + nan for v in (*top[2:], *first[2:]))
+    return Branches._make((T, low, high, M, k, A, *peaks, gain))
 
 
-def start(A: Array, row: Any, stable: bool) -> tuple[Array, Array]:
+def _take(values: Array, at: Array) -> Array:
+    """The entry of each row at its index, clipped to the row."""
+    inside = jnp.clip(at, 0, values.shape[1] - 1)[:, None]
+    return jnp.take_along_axis(values, inside, axis=1)[:, 0]
+
+
+def start(A: Array, row: Branches, stable: bool) -> tuple[Array, Array]:
     """Overlap and ratio by interpolation between the nodes of one curve, ``()`` each."""
-    _, _, _, M, k, A_nodes, top, M_top, k_top, A_top, _ = row
     tau = jnp.asarray(_NODES)
-    on = (tau < top) if stable else (tau > top)
+    later = (A > row.A_first) | (not stable)  # than the first maximum
+    on = (tau > row.first) & (tau < row.top) if stable else tau > row.top
+    on = jnp.where(later, on, tau < row.first)
+    M_end, k_end, A_end = (
+        jnp.where(later, *pair)
+        for pair in ((row.M_top, row.M_first), (row.k_top, row.k_first), (row.A_top, row.A_first))
+    )
+    M, k = jnp.where(on, row.M, M_end), jnp.where(on, row.k, k_end)
+    # nodes before a dip count as high as the dip itself: states among them are not looked for
+    level = jax.lax.cummin(jnp.where(on, row.A, A_end), reverse=stable)
     # the square root of the distance from the spinodal is a smooth coordinate
-    y = jnp.where(on, jnp.sqrt(jnp.maximum(1 - A_nodes / A_top, 0.0)), 0.0)
-    M, k = jnp.where(on, M, M_top), jnp.where(on, k, k_top)
+    y = jnp.sqrt(jnp.maximum(1 - level / A_end, 0.0))
+    if stable:
+        y, M, k = y[::-1], M[::-1], k[::-1]  # among equals the dip comes first
     order = jnp.argsort(y)
-    at = jnp.sqrt(jnp.maximum(1 - A / A_top, 0.0))
+    at = jnp.sqrt(jnp.maximum(1 - A / A_end, 0.0))
     return jnp.interp(at, y[order], M[order]), jnp.interp(at, y[order], k[order])
 
 
 def solve(A: Array, T: Array, rows: Any, model: Model, *, stable: bool) -> tuple[Array, Array]:
     """Overlap and ratio on one branch at root loads A ``(n,)``; NaN where it does not exist.
+
+    Of two stable solutions that with the larger overlap is found.
 
     Args:
         A: roots of the load times kappa.
@@ -245,7 +287,12 @@ def solve(A: Array, T: Array, rows: Any, model: Model, *, stable: bool) -> tuple
     (M, k, _), inverses = jax.lax.scan(step, state, length=_NEWTON)
     M, k, inverse = jax.lax.stop_gradient((M, k, tuple(v[-1] for v in inverses)))
     gap, value = equations(M, k, T, model)
+    # Newton steps must not have jumped to other solutions: on a stable branch the load rises when
+    # the overlap falls, on the other one it falls: the sign of the determinant
     right = M >= rows.M_top - 1e-5 if stable else M <= rows.M_top + 1e-5
+    peak = jnp.minimum(jnp.abs(M - rows.M_top), jnp.abs(M - rows.M_first))
+    falls = inverse[1] <= 0 if stable else inverse[1] >= 0  # 0 without noise
+    right &= falls | (peak < 1e-5)
     near = (jnp.abs(gap) < RESIDUAL) & (jnp.abs(value - A) < RESIDUAL * (1 + rows.A_top))
     good = exists & right & near
     # one more step of value 0 carries the derivative (implicit function theorem)

@@ -25,7 +25,7 @@ from deeplimits.validate import as_real, choice, finite, is_traced
 from statmech import hopfield_saddle as saddle
 from statmech.hopfield_averages import field_averages
 
-BRANCHES = ("retrieval", "spin_glass", "paramagnet")
+BRANCHES = ("retrieval", "unstable", "spin_glass", "paramagnet")
 
 
 @register_dataclass
@@ -81,6 +81,7 @@ def hopfield(alpha: ArrayLike, T: ArrayLike, branch: str = "retrieval") -> Hopfi
         alpha: load, patterns per spin, >= 0, any shape.
         T: temperature, >= 0, broadcast with alpha. T = 0 is the exact limit.
         branch: ``"retrieval"`` (the stable solution with m > 0, up to the spinodal),
+            ``"unstable"`` (the other solution with m > 0, the barrier of retrieval; for alpha > 0),
             ``"spin_glass"`` (m = 0 < q, below 1 + sqrt(alpha), for alpha > 0) or ``"paramagnet"``
             (m = q = 0, above T = 1; unstable below 1 + sqrt(alpha)).
 
@@ -155,11 +156,13 @@ def at_least_zero(value: Any, name: str) -> Any:
 
 @partial(jax.jit, static_argnames="branch")
 def _state(alpha: Any, T: Any, rows: Any, index: Any, branch: str) -> HopfieldState:
-    if branch == "retrieval":
+    if branch in ("retrieval", "unstable"):
         table = saddle.rows(rows)
+        stable = branch == "retrieval"
 
         def one(alpha: Any, T: Any, index: Any) -> HopfieldState:
-            return describe(alpha, T, *saddle.retrieval(alpha, T, table, index), branch)
+            found = saddle.retrieval(alpha, T, table, index, stable=stable)
+            return describe(alpha, T, *found, branch)
 
         return saddle.in_chunks(one, alpha, T, index)
     if branch == "spin_glass":
@@ -180,8 +183,8 @@ def describe(alpha: Any, T: Any, m: Any, a: Any, branch: str) -> HopfieldState:
     ratio = a**2 * g.sech4 / g.q
     replicon = 1 - jnp.where(ratio > 0, ratio / jnp.where(T > 0, T, 0.0), 0.0) + 0 * a
     residual = jnp.maximum(jnp.abs(g.tanh - m), jnp.abs(a - jnp.sqrt(alpha * g.q) / D))
-    # the branches are solved where their Hessian within replica symmetry is positive
-    stable = exists & (D > 0)
+    # but for one, branches are solved where their Hessian within replica symmetry is positive
+    stable = exists & (D > 0) & (branch != "unstable")
     return HopfieldState(
         alpha=alpha,
         T=T,

@@ -20,7 +20,7 @@ from deeplimits.precision import float64_scope
 from deeplimits.pytrees import register_dataclass
 from deeplimits.roots import Root, fixed_point
 from deeplimits.typing import ArrayLike
-from deeplimits.validate import check, finite, integer, number
+from deeplimits.validate import as_real, check, finite, integer, number
 from statmech.hopfield import at_least_zero
 
 #: More patterns than this are not enumerated: 2^n terms.
@@ -172,8 +172,8 @@ def hopfield_low_load(m0: ArrayLike, T: float) -> Root:
 
     Check: ``tests/statmech/test_hopfield_mixtures.py::test_low_load``
     """
-    finite(m0, "m0")
-    start = np.asarray(m0, np.float64)
+    start = np.asarray(as_real(m0, "m0"), np.float64)
+    finite(start, "m0")
     check(
         start.ndim == 1 and 1 <= start.size <= MOST_PATTERNS,
         f"m0 must have shape (n,) with n = 1 to {MOST_PATTERNS}, got {start.shape}.",

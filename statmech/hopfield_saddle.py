@@ -210,16 +210,37 @@ def _start(table: Rows, index: Array, root_alpha: Array) -> Array:
     return jnp.stack([(share * table.m[index]).sum(1), (share * table.k[index]).sum(1)])
 
 
-def retrieval(alpha: Array, T: Array, table: Rows, index: Array) -> tuple[Array, Array]:
-    """Overlap m and noise a of the stable retrieval state; NaN where there is none.
+def _far_start(table: Rows, index: Array, root_alpha: Array) -> Array:
+    """(m, k) on the unstable branch to about 1e-4, ``(2, n)``; the load falls to 0 as k grows."""
+    k_end = table.fold.k[index]
+    T = jnp.where(jnp.isnan(k_end), 0.5, table.T[index])
+
+    def point(u: Array) -> Array:
+        k = k_end / u
+        return jnp.stack([signal(k, T), k])
+
+    def gap(u: Array) -> Array:
+        m, k = point(u)
+        return root_load(m * k, field_averages(m, m * k, T)) - root_alpha
+
+    low, high = jnp.full_like(T, 1e-4), jnp.ones_like(T)
+    return point(bracketed(gap, low, high, (-1.0, 1.0), 1e-5))
+
+
+def retrieval(
+    alpha: Array, T: Array, table: Rows, index: Array, *, stable: bool = True
+) -> tuple[Array, Array]:
+    """Overlap m and noise a of a retrieval state; NaN where there is none.
 
     Args:
         alpha, T: load and temperature, shape ``(n,)``.
         table: from :func:`rows`.
         index: row of the table that belongs to each point, shape ``(n,)``.
+        stable: which of the two solutions, before or beyond the spinodal.
     """
     root_alpha = jnp.sqrt(alpha)
-    start = jax.lax.stop_gradient(_start(table, index, root_alpha))
+    first = _start if stable else _far_start
+    start = jax.lax.stop_gradient(first(table, index, jax.lax.stop_gradient(root_alpha)))
 
     def equations(x: Array) -> Array:
         g = field_averages(x[0], x[0] * x[1], T)
@@ -230,7 +251,8 @@ def retrieval(alpha: Array, T: Array, table: Rows, index: Array) -> tuple[Array,
     x = jax.lax.custom_root(equations, start, lambda _, x: _polish(x, *fixed), _solve)
     k_end = table.fold.k[index]
     # beyond the spinodal the other, unstable, branch begins
-    exists = (x[1] <= k_end * (1 + 1e-9)) & (jnp.abs(equations(x)).max(0) < 1e-12)
+    side = x[1] <= k_end * (1 + 1e-9) if stable else (x[1] >= k_end * (1 - 1e-9)) & (alpha > 0)
+    exists = side & (jnp.abs(equations(x)).max(0) < 1e-12)
     m, k = jnp.where(exists[None], x, jnp.nan)
     return m, m * k
 

@@ -28,7 +28,7 @@ from deeplimits.errors import DomainError, ShapeError
 from deeplimits.precision import float64_scope
 from deeplimits.pytrees import register_dataclass
 from deeplimits.typing import Array, ArrayLike
-from deeplimits.validate import finite, integer
+from deeplimits.validate import as_real, finite, integer
 from statmech.averages import hyperbolic_averages
 from statmech.p_spin_averages import half_line, tilted_averages
 
@@ -244,7 +244,7 @@ def p_spin_state(p: int, T: ArrayLike) -> PSpinState:
     Check: tests/statmech/test_p_spin.py::test_states_against_the_parisi_functional
     """
     p = _check_p(p)
-    finite(T, "T")
+    finite(as_real(T, "T"), "T")
     T = np.asarray(T, np.float64)
     if T.size == 0:
         raise ShapeError("T must not be empty.")
@@ -301,7 +301,7 @@ def p_spin_complexity(p: int, mu: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     Check: tests/statmech/test_p_spin.py::test_complexity
     """
     p = _check_p(p)
-    finite(mu, "mu")
+    finite(as_real(mu, "mu"), "mu")
     mu = np.asarray(mu, np.float64)
     if np.any(mu <= 0):
         raise DomainError(f"mu must be > 0, got {mu.min():g}.")

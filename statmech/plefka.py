@@ -44,7 +44,9 @@ def plefka(
 
     the Plefka expansion cut after its first order. **An approximation**: the reaction term is left
     out, which costs an error of second order in the couplings over T, and at high load the wrong
-    spin-glass noise. :func:`statmech.simulate` is exact at a similar cost.
+    spin-glass noise. :func:`statmech.simulate` is exact at a similar cost: arXiv:2212.00606 and
+    arXiv:2211.14067 put an approximation of Plefka's into Monte Carlo, to evaluate the tensor of
+    couplings faster; here the tensor is never formed, and this is not their scheme.
 
     Args:
         coupling: :func:`statmech.dense_coupling` with distinct indices, one disorder sample.

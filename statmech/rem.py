@@ -15,7 +15,7 @@ from scipy.special import ndtri
 from deeplimits.errors import DomainError
 from deeplimits.pytrees import register_dataclass
 from deeplimits.typing import ArrayLike
-from deeplimits.validate import finite, integer, number
+from deeplimits.validate import as_real, finite, integer, number
 
 #: Largest size of the exact average.
 LARGEST = 200
@@ -78,7 +78,7 @@ def rem_state(T: ArrayLike) -> REMState:
 
     Check: tests/statmech/test_p_spin.py::test_rem
     """
-    finite(T, "T")
+    finite(as_real(T, "T"), "T")
     T = np.asarray(T, np.float64)
     if np.any(T < 0):
         raise DomainError(f"T must be >= 0, got {T.min():g}.")

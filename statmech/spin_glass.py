@@ -16,7 +16,7 @@ from deeplimits.errors import DomainError, ShapeError
 from deeplimits.precision import float64_scope, require_x64
 from deeplimits.pytrees import register_dataclass
 from deeplimits.typing import Array, ArrayLike
-from deeplimits.validate import finite, integer
+from deeplimits.validate import as_real, finite, integer
 from statmech.averages import hyperbolic_averages
 from statmech.parisi import ParisiState, parisi
 
@@ -114,7 +114,7 @@ def sk(T: ArrayLike, h: ArrayLike = 0.0, rsb: int = 0) -> SKState | ParisiState:
 
     Raises:
         DomainError: T negative, an argument not finite, or arrays with ``rsb > 0``.
-        ShapeError: an empty array.
+        ShapeError: an empty array, or shapes that do not broadcast.
 
     Source: D. Sherrington and S. Kirkpatrick, Phys. Rev. Lett. 35, 1792 (1975); stability:
         J. R. L. de Almeida and D. J. Thouless, J. Phys. A 11, 983 (1978).
@@ -123,9 +123,12 @@ def sk(T: ArrayLike, h: ArrayLike = 0.0, rsb: int = 0) -> SKState | ParisiState:
     """
     if integer(rsb, "rsb", at_least=0) > 0:
         return parisi("sk", T, rsb, h)  # type: ignore[arg-type]  # validated there
-    finite(T, "T")
-    finite(h, "h")
-    T, h = np.broadcast_arrays(np.asarray(T, np.float64), np.asarray(h, np.float64))
+    finite(as_real(T, "T"), "T")
+    finite(as_real(h, "h"), "h")
+    try:
+        T, h = np.broadcast_arrays(np.asarray(T, np.float64), np.asarray(h, np.float64))
+    except ValueError as error:
+        raise ShapeError(f"T and h do not broadcast: {error}") from error
     if T.size == 0:
         raise ShapeError("T and h must not be empty.")
     if np.any(T < 0):

@@ -19,7 +19,7 @@ from scipy.interpolate import PchipInterpolator
 from deeplimits.errors import ConvergenceError, DomainError
 from deeplimits.precision import float64_scope
 from deeplimits.typing import Array, ArrayLike
-from deeplimits.validate import finite
+from deeplimits.validate import as_real, finite
 from statmech.averages import hyperbolic_averages
 
 #: Values of u at which the line is tabulated as a start; also the number of points in one batch.
@@ -101,7 +101,7 @@ def sk_at_temperature(h: ArrayLike) -> Any:
 
     Check: tests/statmech/test_spin_glass.py::test_at_line
     """
-    finite(h, "h")
+    finite(as_real(h, "h"), "h")
     h = np.abs(np.asarray(h, np.float64))
     if np.any((h > 3.7) | ((h > 0) & (h < SMALLEST_FIELD))):
         raise DomainError(f"h must be 0 or have {SMALLEST_FIELD} <= |h| <= 3.7, got {h.ravel()}.")
@@ -129,7 +129,7 @@ def sk_at_field(T: ArrayLike) -> Any:
 
     Check: tests/statmech/test_spin_glass.py::test_at_line
     """
-    finite(T, "T")
+    finite(as_real(T, "T"), "T")
     T = np.asarray(T, np.float64)
     if np.any((T < LOWEST_T) | ((T > HIGHEST_T) & (T < 1))):
         raise DomainError(f"T must lie in [{LOWEST_T}, {HIGHEST_T}] or be >= 1, got {T.ravel()}.")

@@ -10,14 +10,14 @@ import xarray as xr
 from deeplimits.errors import DomainError
 from deeplimits.precision import float64_scope
 from deeplimits.typing import ArrayLike
-from deeplimits.validate import finite
+from deeplimits.validate import as_real, finite
 from statmech.p_spin import p_spin, p_spin_state
 from statmech.spin_glass import sk
 from statmech.spin_glass_at import sk_at_temperature
 
 
 def _axis(values: ArrayLike | None, default: np.ndarray, name: str) -> np.ndarray:
-    axis = np.asarray(default if values is None else values, np.float64)
+    axis = np.asarray(as_real(default if values is None else values, name), np.float64)
     finite(axis, name)
     if axis.ndim != 1 or axis.size < 2 or np.any(np.diff(axis) <= 0) or axis[0] < 0:
         raise DomainError(f"{name} must be 1-D, >= 0 and increasing, got shape {axis.shape}.")

@@ -231,3 +231,41 @@ def test_bad_input():
         dense_hebbian(3, [0.1, 0.2], [0.1, 0.2, 0.3])
     with pytest.raises(DomainError, match="cannot be differentiated"):
         jax.grad(lambda a: dense_hebbian(3, a, 0.1, branch="spin_glass").f)(0.1)
+
+
+def test_two_retrieval_states():
+    """Noisy examples at low temperature: another quadrature, the noise solved at fixed overlap.
+
+    The state of larger overlap ends at the load 0.02409; retrieval goes on with a smaller overlap.
+    Iterated together with the overlap the noise would leave the latter state.
+    """
+    rho, T = 0.2, 0.3
+    alpha = np.array([0.0225, 0.0235, 0.0245, 0.0265])
+    z = np.linspace(-9, 9, 361)
+    w = np.exp(-(z**2) / 2) / np.exp(-(z**2) / 2).sum()
+
+    def averages(M, q):
+        """E x tanh by the mean of x at given field, and E tanh^2."""
+        s = 2 * M**3
+        var = s**2 * rho / (1 + rho) + alpha[:, None] * 24 * q**3
+        x = 1 / np.sqrt(1 + rho) + s * rho / (1 + rho) / np.sqrt(var) * z
+        t = np.tanh((s / np.sqrt(1 + rho) + np.sqrt(var) * z) / T)
+        return (w * x * t).sum(1, keepdims=True), (w * t**2).sum(1, keepdims=True)
+
+    M, q = np.full((4, 1), 0.9), np.full((4, 1), 0.9)
+    for _ in range(400):
+        for _ in range(12):
+            q = averages(M, q)[1]
+        M = averages(M, q)[0]
+    data = Examples(math.inf, rho=rho)
+    for i, load in enumerate(alpha):  # one at a time: programs that other tests have compiled
+        state = dense_hebbian(4, load, T, examples=data)
+        # trapezoid rule of spacing h = 1/20: error exp(-2 pi d / h) below 1e-15 for poles at d > 1;
+        # the slowest iteration gains a factor 0.95 a step
+        assert state.Mhat == pytest.approx(M[i, 0], rel=1e-8)
+        assert state.q == pytest.approx(q[i, 0], rel=1e-8)
+        assert state.locally_stable
+        barrier = dense_hebbian(4, load, T, examples=data, branch="unstable")
+        assert barrier.exists
+        assert barrier.Mhat < state.Mhat
+        assert max(state.residual, barrier.residual) < 1e-12

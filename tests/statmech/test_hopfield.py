@@ -45,7 +45,7 @@ def equations_by_mpmath(s):
         return [float(g) for g in gaps], float(f), float(replicon)
 
 
-@pytest.mark.parametrize("branch", ["retrieval", "spin_glass"])
+@pytest.mark.parametrize("branch", ["retrieval", "unstable", "spin_glass"])
 def test_identical_equations_by_mpmath(branch):
     states = hopfield([0.05, 0.1], [0.4, 0.02], branch)
     for i in range(2):
@@ -89,6 +89,27 @@ def test_zero_temperature():
     np.testing.assert_allclose(glass.U, -1 / np.pi - np.sqrt(2 * alpha / np.pi), rtol=1e-13)
     # no step between T = 0 and small T
     np.testing.assert_allclose(hopfield(alpha, 1e-12).f, s.f, atol=1e-12)  # entropy times T
+
+
+def test_unstable_branch():
+    s = hopfield([0.1, 0.1, 0.13, 0.02, 0.0, 0.15, 0.1], [0.107, 0.0, 0.0, 0.0, 0.2, 0.1, 1.2],
+                 "unstable")  # fmt: skip
+    assert list(s.exists) == [True] * 4 + [False] * 3
+    assert not s.locally_stable.any()
+    assert not s.stable.any()
+    assert s.m[0] == pytest.approx(0.8576, abs=5e-5)  # where iteration was once seen to stop
+    for i in (1, 2, 3):  # the other root of the scalar equation at T = 0
+        load = s.alpha[i]
+        y = brentq(lambda y, load=load: y * (np.sqrt(2 * load) + 2 / np.sqrt(np.pi)
+                   * np.exp(-(y**2))) - erf(y), 0.1, 1.51, xtol=1e-15)  # fmt: skip
+        assert s.m[i] == pytest.approx(erf(y), abs=1e-12)  # conditioning of the root
+    # it starts at the spinodal, and the barrier is higher than the state that it surrounds
+    T = np.array([0.0, 0.2, 0.5, 0.9])
+    edge = hopfield_capacity(T) * (1 - 1e-8)
+    # the distance 1e-8 enters as a square root
+    np.testing.assert_allclose(hopfield(edge, T, "unstable").m, hopfield(edge, T).m, atol=2e-3)
+    inside = edge * np.array([0.1, 0.5, 0.5, 0.9])
+    assert np.all(hopfield(inside, T, "unstable").f > hopfield(inside, T).f)
 
 
 def test_critical_point():

@@ -120,6 +120,20 @@ def test_convolutional_network_on_images(task):
     assert found.values["flow_error"][0] < float(found.records["network"]["flow"]) < 1
 
 
+def test_linearised_finite_network(task):
+    """Its hypotheses are the Gaussian law of the tangent kernel at its weights."""
+    X, y, Z, w = task
+    net = ntk.mlp(1, "relu", W_std=2**0.5, b_std=0.1, width=64)
+    params = net.init_fn(0, X.shape)[1]
+    tangent = lambda a, b=None: ntk.empirical_ntk(net, params, a, b)  # noqa: E731
+    found = compare_architectures({"finite": tangent}, X, y, Z, w, key=0, eps=0.2, n_samples=100)
+    a, K = float(found.values["amplitude"][0]), np.asarray(tangent(X))
+    noise = a * 0.01 * np.mean(np.diag(K))
+    post = gp.GP(lambda p, q=None: a * tangent(p, q), noise=noise).condition(X, y)
+    info = bounds.inductive_bias(np.ravel(post.mean(Z)), np.asarray(post.cov(Z)), w, 0.2)
+    assert found.values["bits"][0] == pytest.approx(info.bits, rel=1e-8)  # two ways to solve
+
+
 def test_table_and_plots(comparison):
     lines = comparison.table().splitlines()
     assert len(lines) == 6

@@ -53,10 +53,30 @@ def test_against_sampled_hypotheses(case):
     assert abs(np.exp(-half.value) - 0.5) < 4 * 0.5 / len(two) ** 0.5
 
 
-def test_published_trend_with_dimension_is_reproduced():
-    # ten seeds at n = 30, n_test = 100, eps = .05: 7.89 +- .64 nats in four dimensions
-    values = [float(inductive_bias(*posterior(4, 30, 100, seed)[:3])) for seed in range(10)]
-    assert np.mean(values) == pytest.approx(7.893, abs=5e-4)  # the last digit known
+#: Nats at eps = .05 and n_test = 100, mean of ten seeds, to the digits of an earlier computation.
+TREND = {
+    (3, 30): 0.26, (4, 30): 7.893, (6, 30): 61.4, (8, 30): 108.6, (12, 30): 142.8,
+    (4, 2): 35.3, (4, 5): 29.2, (4, 10): 24.8, (4, 20): 14.2, (4, 40): 4.2, (4, 80): 0.04,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("d", "n"), TREND)
+def test_trends_with_dimension_and_data_are_reproduced(d, n):
+    values = [float(inductive_bias(*posterior(d, n, 100, seed)[:3])) for seed in range(10)]
+    digits = len(str(TREND[d, n]).partition(".")[2])
+    assert np.mean(values) == pytest.approx(TREND[d, n], abs=0.51 * 10**-digits)  # its last digit
+
+
+def test_trends_with_error_and_test_points():
+    eps = np.array([0.5, 0.2, 0.1, 0.05, 0.02, 0.01, 0.005])
+    values = [inductive_bias(*posterior(4, 30, 100, seed)[:3], eps).value for seed in range(10)]
+    known = [0.0, 0.31, 2.44, 7.89, 21.0, 35.4, 53.5]
+    np.testing.assert_allclose(np.mean(values, axis=0), known, atol=0.05)  # digits known
+    more = [np.mean([float(inductive_bias(*posterior(8, 30, m, s)[:3])) for s in range(5)])
+            for m in (20, 100, 200)]  # fmt: skip
+    # grows with the test set, less than in proportion
+    assert more[0] < more[1] < 5 * more[0]
+    assert more[1] < more[2] < 2 * more[1]
 
 
 def test_derivatives(case):

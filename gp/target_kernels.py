@@ -51,17 +51,25 @@ def _inputs(X: ArrayLike, Z: ArrayLike | None) -> tuple[Any, Any]:
     return x.reshape(x.shape[0], -1), z.reshape(z.shape[0], -1)
 
 
-def _pairs(X: ArrayLike, Z: ArrayLike | None, length_scale: Any, term: str) -> Array:
-    r""":math:`\sum_i t(x_i - z_i)` in units of ``length_scale``, ``(n, m)``; t from :data:`_TERMS`.
-
-    Why not ``x.x + z.z - 2 x.z`` for squares: it cancels for close inputs.
-    """
+def _scaled(X: ArrayLike, Z: ArrayLike | None, length_scale: Any) -> tuple[Any, Any, Any]:
     x, z = _inputs(X, Z)
     scale = _cast(length_scale, x)
     if scale.ndim == 1 and scale.shape[0] != x.shape[1]:
         raise ShapeError(
             f"length_scale has {scale.shape[0]} entries, but the inputs have {x.shape[1]} features."
         )
+    return x, z, scale
+
+
+def _pairs(X: ArrayLike, Z: ArrayLike | None, length_scale: Any, term: str) -> Array:
+    r""":math:`\sum_i t(x_i - z_i)` in units of ``length_scale``, ``(n, m)``; t from :data:`_TERMS`.
+
+    Why not ``x.x + z.z - 2 x.z`` for squares: it cancels for close inputs.
+    """
+    return _in_units(*_scaled(X, Z, length_scale), term)
+
+
+def _in_units(x: Any, z: Any, scale: Any, term: str) -> Any:
     if scale.ndim == 1:
         return _sum_over_features(x / scale[None, :], z / scale[None, :], term)
     if term == "square":  # the derivative by one length then needs no second pass over features
@@ -88,9 +96,9 @@ def _sum_over_features(x: Any, z: Any, term: str) -> Any:
     return jax.lax.map(one, x, batch_size=max(1, min(rows_at_once, len(x))))
 
 
-@jax.jit  # one pass over the matrix instead of three
-def _gaussian(squares: Any, variance: Any) -> Any:
-    return variance * jnp.exp(-0.5 * squares)
+@jax.jit  # fewer passes over the matrix
+def _gaussian(x: Any, z: Any, scale: Any, variance: Any) -> Any:
+    return variance * jnp.exp(-0.5 * _in_units(x, z, scale, "square"))
 
 
 def _constant_diagonal(self: Any, X: ArrayLike) -> Float[Array, " n"]:
@@ -133,8 +141,8 @@ class RBF:
 
     def __call__(self, X: ArrayLike, Z: ArrayLike | None = None) -> Float[Array, "n m"]:
         """The kernel matrix ``(n, m)``."""
-        squares = _pairs(X, Z, self.length_scale, "square")
-        return _gaussian(squares, _cast(self.variance, squares))
+        x, z, scale = _scaled(X, Z, self.length_scale)
+        return _gaussian(x, z, scale, _cast(self.variance, x))
 
     diagonal = _constant_diagonal
 

@@ -51,6 +51,9 @@ HEADINGS = {
 class ArchitectureComparison:
     """The numbers of several architectures on one task.
 
+    Each certificate holds for its architecture alone, with its own ``delta``. To certify the
+    architecture that looks best, pass the records of all of them to :func:`bounds.best`.
+
     Attributes:
         values: per column ``(architectures,)``: ``bits`` and ``bits_zero_one`` (inductive bias for
             the squared and the zero-one loss), ``log_evidence`` (EP, nats), ``evidence_ep`` (risk

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import scipy.linalg
+from scipy.spatial.distance import cdist
 
 from bounds.rademacher import complexity_bound, lipschitz_loss, rademacher_risk
 from bounds.result import Bound, Estimate
@@ -70,8 +71,9 @@ def first_layer_gram(X: ArrayLike, *, normalize: bool = False) -> np.ndarray:
             f"X must have rows of length 1, got lengths from {length.min():.4g} to "
             f"{length.max():.4g}. Use normalize=True to divide by them."
         )
-    cosine = np.clip(X @ X.T, -1, 1)
-    H = cosine * (np.pi - np.arccos(cosine)) / (2 * np.pi)
+    # the arccosine of a product has half the digits next to 1, where the inverse needs them all
+    angle = 2 * np.arctan2(cdist(X, X), cdist(X, -X))
+    H = np.asarray(np.cos(angle) * (np.pi - angle) / (2 * np.pi))
     np.fill_diagonal(H, 0.5)
     return H
 

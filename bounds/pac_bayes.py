@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import scipy.special
 
-from bounds.result import Bound
+from bounds.result import Bound, Estimate
 from deeplimits.errors import DomainError
 from deeplimits.typing import ArrayLike
 from deeplimits.validate import as_real, choice, integer, number
@@ -78,7 +78,7 @@ def _check(kl: Any, n: Any, delta: Any, name: str = "kl") -> tuple[float, int, f
 
 
 def pac_bayes_realizable(
-    log_evidence: float, n: int, delta: float = 0.05, *, gamma: float | None = None
+    log_evidence: float | Estimate, n: int, delta: float = 0.05, *, gamma: float | None = None
 ) -> Bound:
     r"""Risk of the prior restricted to the hypotheses without training error.
 
@@ -88,7 +88,9 @@ def pac_bayes_realizable(
     Markov, :math:`E_S E_{prior}[1\{h \in C\} (1 - R_h)^{-n}] \le 1`.
 
     Args:
-        log_evidence: :math:`\ln P(C) \le 0`, as of :func:`bounds.log_evidence_orthant`.
+        log_evidence: :math:`\ln P(C) \le 0`, a number or what :func:`bounds.log_evidence_orthant`
+            returns. That an approximate one is right becomes an assumption of the bound;
+            :func:`bounds.kernel_evidence_pac_bayes` needs no such assumption.
         n: training points, >= 2.
         delta: probability of failure, in (0, 1).
         gamma: for one hypothesis drawn from the posterior instead of the Gibbs classifier: the
@@ -99,8 +101,15 @@ def pac_bayes_realizable(
 
     Source: derived here. Check: tests/bounds/test_pac_bayes.py::test_realizable_bound_holds
     """
-    number(0.0 if np.isneginf(log_evidence) else log_evidence, "log_evidence", at_most=0)
-    kl, n, delta = _check(-float(log_evidence), n, delta, "-log_evidence")
+    assumed: tuple[str, ...] = ()
+    given = log_evidence
+    if isinstance(given, Estimate):
+        if given.rigor != "exact" or given.holds != "always":
+            assumed = (f"the evidence by {given.method} is right (no error bar is paid for)",)
+        given = float(given)
+    unfit = isinstance(given, float) and np.isneginf(given)
+    number(0.0 if unfit else given, "log_evidence", at_most=0)
+    kl, n, delta = _check(-float(given), n, delta, "-log_evidence")
     extra = 0.0
     if gamma is not None:
         extra = -math.log(float(number(gamma, "gamma", above=0, below=1)))
@@ -117,6 +126,7 @@ def pac_bayes_realizable(
             "independent, identically distributed sample",
             "prior chosen before the sample was seen",
             f"{draw} the prior restricted to zero training error",
+            *assumed,
         ),
         reference="derived here from Markov's inequality",
         at_delta=lambda d: pac_bayes_realizable(log_evidence, n, d, gamma=gamma),

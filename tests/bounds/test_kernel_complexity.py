@@ -4,6 +4,7 @@ import math
 
 import jax
 import jax.numpy as jnp
+import mpmath
 import numpy as np
 import pytest
 import scipy.integrate
@@ -64,6 +65,27 @@ def test_first_layer_gram(sphere):
     assert abs(z_score(share.mean() * (X[0] @ X[1]), stderr, H[0, 1])) < 3.5
     antipodal = first_layer_gram(np.array([[1.0, 0.0], [-1.0, 0.0]]))
     np.testing.assert_array_equal(antipodal, np.eye(2) / 2)
+
+
+@pytest.mark.parametrize("angle", [1e-3, 1e-6, 1e-9])
+def test_first_layer_gram_of_near_points(angle):
+    """The smallest eigenvalue of two near points is what the complexity divides by."""
+    near = np.array([[1.0, 0.0], [np.cos(angle), np.sin(angle)]])
+    with mpmath.workdps(40):
+        x = [mpmath.matrix([mpmath.mpf(v) for v in row]) for row in near]
+        x = [v / mpmath.norm(v) for v in x]
+        cosine = (x[0].T * x[1])[0]
+        exact = 0.5 - cosine * (mpmath.pi - mpmath.acos(cosine)) / (2 * mpmath.pi)
+    gap = 0.5 - first_layer_gram(near, normalize=True)[0, 1]
+    assert gap == pytest.approx(float(exact), rel=1e-12, abs=2e-16)  # rounding of 1/2
+
+
+def test_duplicates_are_refused():
+    rows = np.random.default_rng(0).normal(size=(6, 5))
+    X = np.concatenate([rows, 3 * rows])
+    H = first_layer_gram(X, normalize=True)
+    with pytest.raises(NotPositiveDefiniteError):
+        ntk_complexity(H, np.ones(12))
 
 
 def test_ntk_complexity_against_sphere_harmonics(sphere):

@@ -7,6 +7,7 @@ import pytest
 import scipy.optimize
 
 from bounds.kernel_flow import kernel_flow, kernel_flow_pac_bayes
+from bounds.orthant import log_evidence_orthant
 from bounds.pac_bayes import kl_divergence, kl_inverse, pac_bayes_kl, pac_bayes_realizable
 from bounds.result import best
 from deeplimits import DomainError, ShapeError
@@ -134,6 +135,21 @@ def test_published_toy_is_certified(teacher):
         assert error < float(bound)
         assert bound.terms["grid"] == 92
     assert float(bound.at_delta(0.005)) > float(bound)
+
+
+@pytest.mark.parametrize("method", ["ep", "ghk"])
+def test_evidence_is_taken_as_it_is_returned(teacher, method):
+    K, y = relu_kernels(teacher[0][:20], teacher[0][:20])[0], teacher[2][:20]
+    evidence = log_evidence_orthant(K, y, method=method, key=0)
+    bound, plain = pac_bayes_realizable(evidence, 20), pac_bayes_realizable(float(evidence), 20)
+    assert float(bound) == float(plain)
+    assert bound.terms == plain.terms
+    # an evidence that is no exact number is said to be assumed, here and at another delta
+    for record in (bound, bound.at_delta(0.01), best([bound, plain])):
+        assert any(evidence.method in text for text in record.assumptions)
+    assert not any("evidence" in text for text in plain.assumptions)
+    never = log_evidence_orthant(np.ones((2, 2)), np.array([1.0, -1.0]), key=0)
+    assert float(pac_bayes_realizable(never, 2)) == 1
 
 
 def test_random_labels_are_never_certified(teacher):

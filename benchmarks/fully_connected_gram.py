@@ -1,8 +1,8 @@
 """Fully connected Gram matrices against neural-tangents and against the machine's floor.
 
-Every measurement runs in its own process (so that peak memory is its own), ours and
-neural-tangents alternately within one run of this script. Times are the best of ``--repeats``
-after one warm-up; ``cpu`` is processor time of all threads, ``wall`` elapsed time.
+Every library runs in its own process (so that peak memory is its own) on the same core; the calls
+of both alternate, so that a slower spell of the machine meets both. Times are the best of
+``--repeats`` after one warm-up; ``cpu`` is processor time of all threads, ``wall`` elapsed time.
 
 The floor counts what cannot be avoided at the rates measured in the same run: half of the inner
 products at the matmul rate, one vectorised ``sqrt`` and about 22 multiply-adds per entry and layer
@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -32,17 +33,26 @@ QUICK = [("relu", 3, 1500, 784, "float32"), ("relu", 3, 1500, 784, "float64")]
 
 
 def measure(run, repeats):
+    """Warm up, then time one call for each line on standard input (or ``repeats`` calls)."""
     start = time.perf_counter()
     run()
-    first = time.perf_counter() - start
-    best_wall = best_cpu = float("inf")
-    for _ in range(repeats):
+    result = {"first": time.perf_counter() - start}
+    walls, cpus = [], []
+    for _ in range(repeats) if repeats else request():
         wall, cpu = time.perf_counter(), time.process_time()
         run()
-        best_cpu = min(best_cpu, time.process_time() - cpu)
-        best_wall = min(best_wall, time.perf_counter() - wall)
+        cpus.append(time.process_time() - cpu)
+        walls.append(time.perf_counter() - wall)
+        if not repeats:
+            print("done", flush=True)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    return {"first": first, "wall": best_wall, "cpu": best_cpu, "peak_mb": peak}
+    return result | {"wall": min(walls), "cpu": min(cpus), "peak_mb": peak}
+
+
+def request():
+    """Say that the warm-up is over; then one item for each line until an empty one."""
+    print("ready", flush=True)
+    return iter(lambda: sys.stdin.readline().strip(), "")
 
 
 def data(n, d, dtype):
@@ -114,31 +124,44 @@ WORKERS = {"ours": ours, "neural-tangents": neural_tangents, "floor": floor}
 
 
 def worker(name, case, repeats):
+    if hasattr(os, "sched_setaffinity"):  # one core for everyone
+        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     import jax
 
     jax.config.update("jax_enable_x64", case[-1] == "float64")
     return WORKERS[name](*case, repeats)
 
 
-def run_in_process(name, case, repeats):
-    command = [
-        sys.executable,
-        __file__,
-        "--worker",
-        name,
-        json.dumps(case),
-        "--repeats",
-        str(repeats),
-    ]
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
-    return json.loads(done.stdout.splitlines()[-1])
+def start(name, case, repeats):
+    command = [sys.executable, __file__, "--worker", name, json.dumps(case)]
+    command += ["--repeats", str(repeats)]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
+def alternate(case, repeats):
+    """Both libraries, each in its own process, call by call in turn."""
+    workers = {name: start(name, case, 0) for name in ("ours", "neural-tangents")}
+    for process in workers.values():
+        process.stdout.readline()
+    for _ in range(repeats):
+        for process in workers.values():
+            print("go", file=process.stdin, flush=True)
+            process.stdout.readline()
+    return {name: finish(process) for name, process in workers.items()}
+
+
+def finish(process):
+    output = process.communicate()[0]
+    if process.returncode:
+        raise SystemExit(f"{process.args} failed")
+    return json.loads(output.splitlines()[-1])
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="small sizes")
     parser.add_argument("--json", help="write the results to this file")
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--worker", nargs=2, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.worker:
@@ -152,7 +175,8 @@ def main():
     print("|" + "---|" * 10)
     rows = []
     for case in QUICK if args.quick else CASES:
-        got = {name: run_in_process(name, case, args.repeats) for name in WORKERS}
+        got = alternate(case, args.repeats)
+        got["floor"] = finish(start("floor", case, args.repeats))
         us, nt, base = got["ours"], got["neural-tangents"], got["floor"]
         rows.append({"case": case, **got})
         print(

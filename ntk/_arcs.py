@@ -63,7 +63,8 @@ def tail(eps: Any, degree: int) -> Any:
         degree: m >= 0.
     """
     # Rounding may leave eps a little outside [0, 2]; there the value is that at the end.
-    t = jnp.maximum(jnp.minimum(eps, 2 - eps), 0)
+    t = jnp.where(eps <= 1, eps, 2 - eps)
+    t = jnp.where(t < 0, 0, t)
     return t**degree * jnp.sqrt(t) * estrin(_tail_coefficients(degree, _double(t)), t)
 
 

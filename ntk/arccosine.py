@@ -86,12 +86,12 @@ class ABRelu(Dual):
         step, ramp = tail(c.eps, 0), tail(c.eps, 1)
         K = jump2 * (ramp + jnp.where(near, c.rho / 2, 0))
         Kdot = jump2 * jnp.where(near, 0.5 - step, step)
-        if one_sided:
-            gap = norm * jnp.where(near, c.eps, 1)
+        if one_sided:  # jump2 is 2 norm
+            gap = jnp.where(near, c.eps, 1) - 2 * ramp if norm > 0 else jnp.ones_like(c.eps)
         else:
             K, Kdot = K + product * c.rho, Kdot + product
             gap = jnp.where(near, norm * c.eps, (a + b) ** 2 / 2 - product * (2 - c.eps))
-        gap = _scaled(gap - jump2 * ramp, norm)
+            gap = _scaled(gap - jump2 * ramp, norm)
         return c.s * K, Kdot, jnp.where(c.s > 0, gap, 1)
 
     def variance(self, q: Any) -> Any:

@@ -114,19 +114,18 @@ def tiled(
     is stored), so at most two programs are compiled: diagonal and off-diagonal tiles.
     """
     with_ntk = kf.needs_ntk(network, names)
-    prepare, take, compare = _compiled_parts()
-    rest, rows1 = prepare(network, x1)
-    rows2 = rows1 if x2 is None else prepare(network, x2)[1]
-    n1, n2 = rows1.cov.shape[0], rows2.cov.shape[0]
+    prepare, compare = _compiled_parts()
+    n1, n2 = len(x1), len(x1 if x2 is None else x2)
     sides = (min(side, n1), min(side, n2))
 
     # Blocks are cut before the comparison is compiled: XLA would fuse the slices into every loop.
-    blocks1 = [take(rows1, _start(i, sides[0], n1)[0], sides[0]) for i in range(-(-n1 // sides[0]))]
-    blocks2 = (
-        blocks1
-        if x2 is None
-        else [take(rows2, _start(j, sides[1], n2)[0], sides[1]) for j in range(-(-n2 // sides[1]))]
-    )
+    def blocks(x: Any, side: int) -> list[tuple[Any, Rows]]:
+        starts = (_start(i, side, len(x))[0] for i in range(-(-len(x) // side)))
+        return [prepare(network, x[start : start + side]) for start in starts]
+
+    prepared = blocks(x1, sides[0])
+    rest, blocks1 = prepared[0][0], [rows for _, rows in prepared]
+    blocks2 = blocks1 if x2 is None else [rows for _, rows in blocks(x2, sides[1])]
     first = (rest, blocks1[0], None if x2 is None else blocks2[0])
     shapes = compare.eval_shape(*first, with_ntk=with_ntk, names=names)
     if len(shapes[0].shape) != 2:
@@ -161,23 +160,26 @@ def _start(index: int, side: int, n: int) -> tuple[int, int]:
 
 @functools.cache
 def _compiled_parts() -> tuple[Any, ...]:
-    """Compiled once: preparing inputs, cutting a block of rows, comparing two blocks."""
+    """Compiled once: preparing a block of inputs, comparing two blocks."""
 
     def prepare(network: Layer, x: Any) -> tuple[Any, Rows]:
         rest, x = kf.on_inputs(network, x)
         return rest, Rows.of(x)
 
-    def take(rows: Rows, start: Any, side: int) -> Rows:
-        return jax.tree.map(lambda a: jax.lax.dynamic_slice_in_dim(a, start, side), rows)
-
     compare = kf.jit(kf.compare_rows, static_argnames=("with_ntk", "names"))
-    return jax.jit(prepare), jax.jit(take, static_argnames="side"), compare
+    return jax.jit(prepare), compare
 
 
 def run_tiles(work: Callable[[tuple[int, int]], None], tiles: list[Any], *, progress: bool) -> None:
     """Run independent tiles on all cores, with a bar if there are many; Ctrl-C stops at once."""
     workers = min(len(tiles), _cores())
     bar = tqdm(total=len(tiles), unit="tile", disable=not progress or len(tiles) <= 100)
+    if workers == 1:
+        with bar:
+            for t in tiles:
+                work(t)
+                bar.update()
+        return
     with bar, concurrent.futures.ThreadPoolExecutor(workers) as pool:
         futures = [pool.submit(work, t) for t in tiles]
         try:

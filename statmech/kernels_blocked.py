@@ -25,6 +25,10 @@ from deeplimits.typing import Key
 from statmech.kernels import State, changed, decide, thresholds
 
 
+#: Up to this many spins are updated in one loop of matrix-vector products.
+LOOP = 32
+
+
 class Parts(Protocol):
     """The pieces of a pairwise coupling that kernels are made of; fields in units of ``unit``."""
 
@@ -116,9 +120,18 @@ def blocked(parts: Parts, rule: str, block_size: int) -> tuple[Any, Any]:
 def _in_turn(rule: str, field: Any, spins: Any, inner: Any, t: Any) -> Any:
     """Update the spins of a block in turn; returns their changes ``(b, B)``.
 
+    A block above ``LOOP`` is cut in two halves, the second of which hears of the first by a matrix
+    product.
+
     Why the changes are carried and not the fields: XLA copies a carried array that is read as a
     whole and then written as a whole, but writes a single row in place.
     """
+    if len(field) > LOOP:
+        half = len(field) // 2
+        first = _in_turn(rule, field[:half], spins[:half], inner[:half, :half], t[:half])
+        heard = field[half:] + jnp.matmul(inner[half:, :half], first)
+        second = _in_turn(rule, heard, spins[half:], inner[half:, half:], t[half:])
+        return jnp.concatenate([first, second])
 
     def update(j: Any, change: Any) -> Any:
         old = _row(spins, j)

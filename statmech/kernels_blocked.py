@@ -24,7 +24,6 @@ import jax.numpy as jnp
 from deeplimits.typing import Key
 from statmech.kernels import State, changed, decide, thresholds
 
-
 #: Up to this many spins are updated in one loop of matrix-vector products.
 LOOP = 32
 

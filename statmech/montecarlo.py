@@ -13,6 +13,7 @@ from deeplimits.errors import DomainError, ShapeError
 from deeplimits.precision import float64_scope
 from deeplimits.typing import ArrayLike, Key
 from deeplimits.validate import as_key, as_real, choice, finite, integer
+from statmech import montecarlo_checkpoint as checkpoints
 from statmech.coupling_matrix import memory_guard
 from statmech.kernels import KERNELS, RULES, Coupling
 from statmech.montecarlo_core import Layout
@@ -127,7 +128,7 @@ def simulate(
         coupling, spins, jax.random.fold_in(key, 0), temperatures, aims, layout,
         sweeps=sweeps, burn_in=burn_in, every=every, chunk=chunk,
     )  # fmt: skip
-    run.execute(Path(checkpoint) if checkpoint is not None else None, progress)
+    checkpoints.execute(run, Path(checkpoint) if checkpoint is not None else None, progress)
     return run.result(np.ndim(T) > 0)
 
 

@@ -1,18 +1,90 @@
-"""Checkpoints of long simulations: one file, replaced in one step, tied to its run."""
+"""Long simulations in chunks, and their checkpoints: one file, replaced in one step."""
 
 from __future__ import annotations
 
 import hashlib
 import os
 import tempfile
+import time
 import zipfile
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import numpy as np
+from tqdm import tqdm
 
 from deeplimits.errors import DataError
+
+#: Seconds between two writings of the checkpoint.
+SAVE_SECONDS = 30.0
+
+
+class Resumable(Protocol):
+    """A run on its way, that can be written down and taken up again."""
+
+    #: sweeps done, wanted before and wanted after the burn-in
+    done: int
+    burn_in: int
+    sweeps: int
+    #: sweeps between measurements, and per call of the compiled program without measurements
+    every: int
+    chunk: int
+    #: fingerprint of everything that decides the trajectory
+    mark: str
+
+    def step(self) -> None:
+        """Do one chunk."""
+        ...
+
+    def state(self) -> dict[str, np.ndarray]:
+        """Everything that ``restore`` needs, ``done`` included."""
+        ...
+
+    def restore(self, arrays: dict[str, np.ndarray]) -> None:
+        """Go on from what ``state`` returned."""
+        ...
+
+
+def execute(run: Resumable, path: Path | None, progress: bool) -> None:
+    """Do the sweeps that are missing; save to ``path`` now and then and whatever happens.
+
+    Raises:
+        DataError: the checkpoint at ``path`` is damaged, of another run, or longer than this.
+    """
+    arrays = None if path is None else load(path, run.mark)
+    if arrays is not None:
+        measured = int(arrays["done"]) - run.burn_in
+        if measured > run.sweeps:
+            raise DataError(
+                f"checkpoint {str(path)!r} holds {measured} sweeps after the burn-in, more than "
+                f"sweeps={run.sweeps}. Ask for as many or more."
+            )
+        run.restore(arrays)
+    total, saved, begun = run.burn_in + run.sweeps, time.monotonic(), run.done
+    with tqdm(total=total, initial=begun, unit="sweep", delay=2.0, disable=not progress) as bar:
+        try:
+            while run.done < total:
+                before = run.done
+                run.step()
+                bar.update(run.done - before)
+                if path is not None and time.monotonic() - saved > SAVE_SECONDS:
+                    save(path, run.mark, run.state())
+                    saved = time.monotonic()
+        finally:
+            if path is not None and run.done > begun:
+                save(path, run.mark, run.state())
+
+
+def portion(run: Resumable, measurements: int) -> tuple[int, int, bool]:
+    """What the next chunk does: sweeps per measurement, measurements, whether it is burn-in.
+
+    The burn-in counts as one measurement, of which only the spins are kept.
+    """
+    if run.done < run.burn_in:
+        return min(run.chunk, run.burn_in - run.done), 1, True
+    left = run.burn_in + run.sweeps - run.done
+    return run.every, min(measurements, left // run.every), False
 
 
 def fingerprint(*parts: Any) -> str:

@@ -1,22 +1,16 @@
-"""The loop over chunks of a simulation, with its checkpoints, and the collection of results."""
+"""A simulation in chunks: what one chunk does, what a checkpoint holds, what comes out."""
 
 from __future__ import annotations
 
-import time
-from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from tqdm import tqdm
 
-from deeplimits.errors import DataError
 from statmech import montecarlo_checkpoint as checkpoints
 from statmech.montecarlo_core import Chunk, Layout, run_chunk
 from statmech.montecarlo_record import Simulation
 
-#: Seconds between two writings of the checkpoint.
-SAVE_SECONDS = 30.0
 _SERIES = {"energy": "energy", "overlap": "overlap", "q": "replica"}
 _SUMS = ("flips", "overlaps", "overlaps_squared", "magnetisation")
 
@@ -59,34 +53,9 @@ class Run:
         self.series: dict[str, list[np.ndarray]] = {name: [] for name in _SERIES}
         self.sums: dict[str, Any] = {}
 
-    def execute(self, path: Path | None, progress: bool) -> None:
-        """Do the sweeps that are missing; save to ``path`` now and then and whatever happens.
-
-        Raises:
-            DataError: the checkpoint at ``path`` is damaged, of another run, or longer than this.
-        """
-        self._resume(path)
-        total, saved = self.burn_in + self.sweeps, time.monotonic()
-        begun = self.done
-        with tqdm(total=total, initial=begun, unit="sweep", delay=2.0, disable=not progress) as bar:
-            try:
-                while self.done < total:
-                    before = self.done
-                    self._step()
-                    bar.update(self.done - before)
-                    if path is not None and time.monotonic() - saved > SAVE_SECONDS:
-                        self._save(path)
-                        saved = time.monotonic()
-            finally:
-                if path is not None and self.done > begun:
-                    self._save(path)
-
-    def _step(self) -> None:
+    def step(self) -> None:
         """One chunk: of the burn-in, which leaves nothing but spins, or of the measurements."""
-        warming = self.done < self.burn_in
-        every = min(self.chunk, self.burn_in - self.done) if warming else self.every
-        left = self.burn_in + self.sweeps - self.done
-        count = 1 if warming else min(self.layout.measurements, left // every)
+        every, count, warming = checkpoints.portion(self, self.layout.measurements)
         chunk = run_chunk(
             self.coupling, self.spins, self.key, self.T, self.targets,
             self.done, count, every, self.layout,
@@ -105,23 +74,17 @@ class Run:
                 getattr(chunk, name), np.float64
             )
 
-    def _save(self, path: Path) -> None:
+    def state(self) -> dict[str, np.ndarray]:
+        """What a checkpoint holds."""
         arrays = {"spins": self.spins, "done": np.array(self.done)}
         if self.sums:
             arrays |= {f"series_{k}": np.concatenate(v, axis=-1) for k, v in self.series.items()}
             arrays |= {f"sum_{k}": v for k, v in self.sums.items()}
-        checkpoints.save(path, self.mark, arrays)
+        return arrays
 
-    def _resume(self, path: Path | None) -> None:
-        arrays = None if path is None else checkpoints.load(path, self.mark)
-        if arrays is None:
-            return
+    def restore(self, arrays: dict[str, np.ndarray]) -> None:
+        """Go on from a checkpoint."""
         self.spins, self.done = arrays["spins"], int(arrays["done"])
-        if self.done > self.burn_in + self.sweeps:
-            raise DataError(
-                f"checkpoint {str(path)!r} holds {self.done - self.burn_in} sweeps after the "
-                f"burn-in, more than sweeps={self.sweeps}. Ask for as many or more."
-            )
         if self.done > self.burn_in:
             self.series = {name: [arrays[f"series_{name}"]] for name in _SERIES}
             self.sums = {name: arrays[f"sum_{name}"] for name in _SUMS}

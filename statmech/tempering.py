@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from tqdm import tqdm
 
-from deeplimits.errors import DataError, DomainError, ShapeError
+from deeplimits.errors import DomainError, ShapeError
 from deeplimits.precision import float64_scope
 from deeplimits.typing import ArrayLike, Key
 from deeplimits.validate import as_key, as_real, choice, finite, integer
@@ -21,8 +19,6 @@ from statmech.kernels import RULES, Coupling
 from statmech.tempering_core import Layout, Walkers, run_chunk
 from statmech.tempering_record import ParallelTempering
 
-#: Seconds between two writings of the checkpoint.
-SAVE_SECONDS = 30.0
 #: Spin updates between two returns to Python (and refreshes of what kernels carry along).
 CHUNK_UPDATES = 2e8
 _SERIES = ("energy", "q", "overlap")
@@ -106,7 +102,7 @@ def parallel_tempering(
     chunk = int(np.clip(CHUNK_UPDATES / (size * coupling.N), 1, 1000))
     layout = Layout(name, rule, block_size, T.size, replicas, max(1, chunk // every), dtype)
     run = _Run(coupling, T, as_key(key), layout, sweeps, burn_in, every, chunk)
-    run.execute(Path(checkpoint) if checkpoint is not None else None, progress)
+    checkpoints.execute(run, Path(checkpoint) if checkpoint is not None else None, progress)
     return run.result()
 
 
@@ -147,28 +143,9 @@ class _Run:
         self.swaps = np.zeros((*head, T.size - 1))
         self.trips = np.zeros((*head, *shape))
 
-    def execute(self, path: Path | None, progress: bool) -> None:
-        """Do the rounds that are missing; save now and then and whatever happens."""
-        self._resume(path)
-        total, saved, begun = self.burn_in + self.sweeps, time.monotonic(), self.done
-        with tqdm(total=total, initial=begun, unit="sweep", delay=2.0, disable=not progress) as bar:
-            try:
-                while self.done < total:
-                    before = self.done
-                    self._step()
-                    bar.update(self.done - before)
-                    if path is not None and time.monotonic() - saved > SAVE_SECONDS:
-                        self._save(path)
-                        saved = time.monotonic()
-            finally:
-                if path is not None and self.done > begun:
-                    self._save(path)
-
-    def _step(self) -> None:
-        warming = self.done < self.burn_in
-        every = min(self.chunk, self.burn_in - self.done) if warming else self.every
-        left = self.burn_in + self.sweeps - self.done
-        count = 1 if warming else min(self.layout.measurements, left // every)
+    def step(self) -> None:
+        """One chunk: of the burn-in, which leaves nothing but walkers, or of the measurements."""
+        every, count, warming = checkpoints.portion(self, self.layout.measurements)
         numbers = (jnp.asarray(n, jnp.int32) for n in (self.done, count, every))
         out = run_chunk(
             self.coupling, self.walkers, self.key, jnp.asarray(self.T), *numbers, self.layout
@@ -183,23 +160,17 @@ class _Run:
         self.swaps = self.swaps + np.asarray(out.swaps, np.float64)
         self.trips = self.trips + np.asarray(out.trips, np.float64)
 
-    def _save(self, path: Path) -> None:
+    def state(self) -> dict[str, np.ndarray]:
+        """What a checkpoint holds."""
         arrays = {k: np.asarray(v) for k, v in self.walkers._asdict().items()}
         arrays |= {"done": np.array(self.done), "swaps": self.swaps, "trips": self.trips}
         if self.done > self.burn_in:
             arrays |= {f"series_{k}": np.concatenate(v, axis=-1) for k, v in self.series.items()}
-        checkpoints.save(path, self.mark, arrays)
+        return arrays
 
-    def _resume(self, path: Path | None) -> None:
-        arrays = None if path is None else checkpoints.load(path, self.mark)
-        if arrays is None:
-            return
+    def restore(self, arrays: dict[str, np.ndarray]) -> None:
+        """Go on from a checkpoint."""
         self.done, self.swaps, self.trips = int(arrays["done"]), arrays["swaps"], arrays["trips"]
-        if self.done > self.burn_in + self.sweeps:
-            raise DataError(
-                f"checkpoint {str(path)!r} holds {self.done - self.burn_in} sweeps after the "
-                f"burn-in, more than sweeps={self.sweeps}. Ask for as many or more."
-            )
         self.walkers = Walkers(*(jnp.asarray(arrays[k]) for k in Walkers._fields))
         if self.done > self.burn_in:
             self.series = {name: [arrays[f"series_{name}"]] for name in _SERIES}

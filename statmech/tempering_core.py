@@ -117,6 +117,19 @@ def swap(place: Any, energy: Any, beta: Any, parity: Any, u: Any) -> tuple[Any, 
     return jnp.take_along_axis(place, source, axis=1), done
 
 
+def _replica_overlaps(spins: Any, place: Any) -> Any:
+    """Overlaps of copies 2k and 2k + 1 at each temperature, ``(replicas // 2, temperatures)``.
+
+    Why those of all pairs of walkers, of which few are kept: gathering the spins in the order of
+    temperatures takes longer than a matrix product.
+    """
+    R, n = place.shape
+    walkers = spins.reshape(-1, R // 2, 2, n)
+    every = jnp.einsum("ika,ikb->kab", walkers[:, :, 0], walkers[:, :, 1]) / spins.shape[0]
+    k = jnp.arange(R // 2)[:, None]
+    return every[k, place[0::2], place[1::2]]
+
+
 def _one_sample(
     coupling: Any,
     walkers: Walkers,
@@ -155,14 +168,13 @@ def _one_sample(
         moving = jax.lax.fori_loop(begin, begin + every, round_, moving)
         state, place = moving[0], moving[1]
         columns = base + place
-        spins = state.spins[:, columns]  # (N, R, n) in the order of temperatures
-        pairs = jnp.sum(spins[:, 0::2][:, : R // 2] * spins[:, 1::2], axis=0) / N
+        pairs = _replica_overlaps(state.spins, place)
         m = kernel.overlaps(state)
         m = m[0] if m.shape[0] else jnp.zeros((R * n,), dtype)
         return (
             moving,
             energy.at[row].set(kernel.energy(state)[columns]),
-            q.at[row].set(pairs.astype(dtype)),
+            q.at[row].set(pairs),
             overlap.at[row].set(m[columns]),
         )
 

@@ -58,12 +58,12 @@ class BiasTrend:
 
     @property
     def stderr(self) -> np.ndarray:
-        """Standard error of :attr:`mean` in nats."""
+        """Standard error of ``mean`` in nats."""
         return self.nats.std(1, ddof=1) / math.sqrt(self.nats.shape[1])
 
     @property
     def bits(self) -> np.ndarray:
-        """:attr:`mean` in bits."""
+        """``mean`` in bits."""
         return self.mean / math.log(2)
 
     def to_dataset(self) -> xr.Dataset:

@@ -73,7 +73,7 @@ class LinearGaussianHierarchy:
         exact_kl, exact_w2: which divergences and distances are exact.
         losses: ``train_zero_one``, ``test_zero_one``, ``train_logistic``, ``test_logistic``:
             expectations; empty where the class mean is unknown or ``etas`` were given.
-        n, sigma, s: as passed.
+        sigma, s, n: as passed.
     """
 
     width: np.ndarray

@@ -98,6 +98,7 @@ def continuation(
 
     Source: predictor-corrector: Allgower & Georg, "Numerical continuation methods"; certificate
         derived here from the inverse function theorem.
+
     Check: tests/deeplimits/test_continuation.py::test_natural_continuation_stops_at_the_fold.
     """
     x0, args, tol = prepare("continuation", f, x0, args, tol)

@@ -232,6 +232,7 @@ class BNNPosterior:
 
         Source: arXiv:1111.4246 (NUTS); Welling and Teh, ICML (2011) (SGLD); arXiv:1402.4102
             (SGHMC).
+
         Check: test_bnn.py::test_linear_network_is_exact, ::test_langevin_bias_is_exact.
         """
         return run_chains(

@@ -31,7 +31,8 @@ class Predictions:
     Attributes:
         X: the points.
         draws: outputs ``(chains, draws, m, C)``; for ``"softmax"`` the logits.
-        mean, var: posterior mean and variance of the outputs ``(m, C)``.
+        mean: posterior mean of the outputs ``(m, C)``.
+        var: posterior variance of the outputs ``(m, C)``.
         mean_error, var_error: their Monte Carlo standard errors, from effective sample sizes.
         ess: effective number of independent draws behind the mean ``(m, C)``.
         rhat: rank-normalised split R-hat ``(m, C)``, 1 for chains that agree.

@@ -126,6 +126,7 @@ class Classifier:
 
     Source: Rasmussen and Williams (2006), chapter 3; latent scale mixtures: arXiv:2107.01408,
         which uses a variational approximation where this integrates over the scale.
+
     Check: test_classify.py::test_ep_is_exact_for_one_point, ::test_random_scale_by_brute_force.
     """
 

@@ -115,6 +115,7 @@ def sample_classifier(
 
     Source: I. Murray, R. P. Adams, D. J. C. MacKay, arXiv:1001.0175 (by blackjax); the scale in
         the ellipse derived here.
+
     Check: test_classify_mcmc.py::test_monte_carlo_agrees.
     """
     for name, value, least in [

@@ -277,7 +277,8 @@ class LocationPath:
     """Posterior of a location after every observation.
 
     Attributes:
-        mean, var: ``(n,)``.
+        mean: ``(n,)``.
+        var: ``(n,)``.
     """
 
     mean: np.ndarray

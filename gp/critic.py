@@ -184,6 +184,7 @@ def critic_w1(
 
     Source: arXiv:2011.12829, section 4; arXiv:1704.00028 and, with one side,
         arXiv:1709.08894 for the penalty; the bias derived here.
+
     Check: test_critic.py::test_calibration_in_one_dimension.
     """
     x, y = as_samples(samples1, "samples1", 4), as_samples(samples2, "samples2", 4)

@@ -72,7 +72,7 @@ class FiniteGrams:
 
     @property
     def stderr(self) -> np.ndarray:
-        """Standard errors of :attr:`mean` ``(L, P, P)``, correlations of the chain included."""
+        """Standard errors of ``mean`` ``(L, P, P)``, correlations of the chain included."""
         return self.std / np.sqrt(self.ess)
 
     def plot(self, ax: Any = None, *, limit: Any = None, **kw: Any) -> Any:
@@ -225,6 +225,7 @@ def sample_finite_grams(
         PrecisionWarning: chains disagree (``rhat`` above 1.1), or 1% of the steps diverged.
 
     Source: Bartlett's decomposition of the Wishart law; arXiv:2108.13097, section 3, for the model.
+
     Check: test_dkm_finite.py::test_sampler_against_quadrature,
         ::test_the_limit_of_one_point.
     """

@@ -34,8 +34,8 @@ class FiniteWidthPrediction:
     """Prediction of infinite width and its coefficient of 1/n.
 
     Attributes:
-        mean, mean_1: ``(T, C)`` limit and coefficient of 1/n of the predictive mean.
-        var, var_1: ``(T, C)`` of the predictive variance of each output, without noise.
+        mean: ``(T, C)`` limit of the predictive mean; ``mean_1`` its coefficient of 1/n.
+        var: ``(T, C)`` predictive variance of each output, without noise, and ``var_1`` likewise.
         log_evidence, log_evidence_1: scalars in nats; NaN where there is no likelihood.
         n: the width.
     """

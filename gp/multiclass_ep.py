@@ -114,6 +114,7 @@ def class_sites(
 
     Source: J. Riihimäki, P. Jylänki, A. Vehtari, arXiv:1207.3649, which this follows except for
         the order of the updates; moments of u derived here.
+
     Check: test_multiclass_ep.py::test_against_dense_expectation_propagation.
     """
 

@@ -51,6 +51,7 @@ def corrupt(
 
     Source: D. Hendrycks, T. Dietterich, arXiv:1903.12261, for the noise levels; N. Mu, J. Gilmer,
         arXiv:1906.02337, for digits; widths of the blur relative to the image chosen here.
+
     Check: test_calibration.py::test_corruptions_have_their_moments.
     """
     x = np.asarray(as_inputs(images, "images"), np.float64)

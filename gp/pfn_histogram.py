@@ -74,7 +74,8 @@ class Histogram:
         r"""``-E log q(y)`` in nats for normal y, in closed form.
 
         Args:
-            mean, var: of the m targets, ``(..., m)``; var > 0.
+            mean: means of the m targets, ``(..., m)``.
+            var: their variances ``(..., m)``, > 0.
 
         Raises:
             ShapeError: the last axis is not m.
@@ -121,6 +122,7 @@ class Histogram:
 
         Source: derived here: closed form for a Gaussian; for a mixture the cross entropy is, and
             the entropy is a sum over a grid.
+
         Check: test_pfn.py::test_divergence_against_quadrature.
         """
         if isinstance(law, Gaussian):

@@ -253,7 +253,7 @@ class Posterior:
             Xs: inputs ``(m, d)``, features as in training.
 
         Returns:
-            ``(mean, var)`` as :meth:`mean` and :meth:`var` return them.
+            ``(mean, var)`` as ``mean`` and ``var`` return them.
 
         Warns:
             PrecisionWarning: a variance was negative beyond rounding (and set to 0).

@@ -67,7 +67,7 @@ def joint_cov(self: Any, Xs: Any) -> np.ndarray:
 
 
 def marginal_quantile(self: Any, Xs: Any, probability: float, *, noise: Any = False) -> np.ndarray:
-    """Marginal quantiles of f (or y), in the shape of :meth:`mean`.
+    """Marginal quantiles of f (or y), in the shape of ``mean``.
 
     Args:
         Xs: inputs ``(m, d)``, features as in training.

@@ -193,6 +193,7 @@ def predicted_curve(K: ArrayLike, y: ArrayLike, n: ArrayLike, ridge: Any = 0.0) 
     points. :func:`gp.site_curve` keeps the eigenvectors, for the price of some N^3 per n.
 
     Source: Canatar, Bordelon & Pehlevan, arXiv:2006.13198; the finite population derived here.
+
     Check: tests/gp/test_site_curves.py::test_equivalent_points_give_the_spectral_theory; claim
         gp/finite-population-curve.
     """

@@ -72,6 +72,7 @@ def reverse_diffusion(
 
     Source: Song et al., arXiv:2011.13456, section 3; the step is that of Ho et al.,
         arXiv:2006.11239, eq. (7), in continuous time.
+
     Check: test_score.py::test_reverse_diffusion_of_gaussian_data.
     """
     integer(d, "d", at_least=1)

@@ -136,6 +136,7 @@ class DataLaw:
 
         Source: B. Efron, J. Am. Stat. Assoc. 106 (2011) 1602 (Tweedie's formula) links it to the
             score: :math:`h \nabla\log p_t + x = \alpha E[X_0 | x]`.
+
         Check: test_score_truth.py::test_mean_and_score_by_integration.
         """
         return self._blocks(t, x, _mean)

@@ -101,6 +101,7 @@ def site_curve(K: ArrayLike, y: ArrayLike, n: ArrayLike, ridge: Any = 0.0) -> Si
 
     Source: coherent potential approximation: Soven, Phys. Rev. 156, 809 (1967); derived here for
         kernel regression, with the ring correction.
+
     Check: tests/gp/test_site_curves.py.
     """
     K = np.asarray(as_square(K, "K"), np.float64)

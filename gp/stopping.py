@@ -45,6 +45,7 @@ def stop(
 
     Source: Craven and Wahba, Numer. Math. 31 (1979) 377, for the ridge smoother; Raskutti,
         Wainwright and Yu, J. Mach. Learn. Res. 15 (2014) 335, eq. (6).
+
     Check: test_stopping.py::test_stopping_score_is_exact_for_ridge and the others there.
     """
     choice(rule, "rule", ("loo", "validation", "rwy"))

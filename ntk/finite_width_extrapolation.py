@@ -109,8 +109,8 @@ class WidthComparison:
 
     Attributes:
         z: name -> scores, in the shape of the tensor.
-        threshold: name -> bound on the largest |z| of the distinct components (Sidak).
-        relative: name -> largest |difference| over the largest |theory|.
+        threshold: name -> bound on the largest ``|z|`` of the distinct components (Sidak).
+        relative: name -> largest ``|difference|`` over the largest ``|theory|``.
         resolved: name -> part of the components whose theory exceeds 3 standard errors.
     """
 

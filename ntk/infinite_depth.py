@@ -338,6 +338,7 @@ def infinite_depth(activation: Any, *, kinks: Sequence[float] = ()) -> InfiniteD
 
     Source: [radhakrishnan2023], theorems 1-3 (class and exponent); limiting kernel by Koenigs'
         function, and the ordered phase, derived here.
+
     Check: tests/ntk/test_infinite_depth.py::test_taxonomy
     """
     series = hermite_series(activation, kinks=kinks)

@@ -210,6 +210,7 @@ def diagonal_network(
 
     Source: Woodworth et al., arXiv:2002.09277, theorem 1; step: Sun & Tran-Dinh,
         arXiv:1703.04599 (generalised self-concordance of order 2).
+
     Check: tests/ntk/test_lazy_rich.py::test_diagonal_against_gradient_flow.
     """
     X = jnp.asarray(as_inputs(X, "X"), jnp.float64)
@@ -353,6 +354,7 @@ def kernel_movement(
 
     Source: Chizat, Oyallon & Bach, arXiv:1812.07956, eq. (3); the rate 1/n: Dyer & Gur-Ari,
         arXiv:1909.11304.
+
     Check: claims ``ntk/kernel-movement-width`` and ``ntk/kernel-movement-scale``.
     """
     require_x64("kernel_movement")

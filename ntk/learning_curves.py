@@ -155,6 +155,7 @@ def learning_curve(
 
     Source: Bordelon, Canatar & Pehlevan, arXiv:2002.02561; Simon et al., arXiv:2110.03922, eqs.
         (3)-(7); the finite population is derived here from free compression.
+
     Check: tests/ntk/test_learning_curves.py::test_theory_against_simulation,
         ::test_gradients_against_differences; tests/gp/test_regression_curves.py.
     """

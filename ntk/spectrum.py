@@ -161,6 +161,7 @@ def sphere_spectrum(
             the angle).
 
     Source: Funk-Hecke formula; quadrature in the angle and error estimate derived here.
+
     Check: tests/ntk/test_spectrum.py::test_sphere_values, ::test_power_kernel_closed_form,
         ::test_forms_of_a_kernel.
     """

@@ -53,7 +53,7 @@ class Autoencoder:
 
     Attributes:
         params: weights and biases of the layers, encoder first.
-        mean, scale: centre and unit of the inputs.
+        scale, mean: unit and centre of the inputs.
         losses: ``(steps,)`` mean squared reconstruction errors over the variance of the inputs.
         n_encoder: how many of the layers are the encoder.
     """

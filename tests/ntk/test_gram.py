@@ -1,5 +1,7 @@
 """gram: tiles equal the direct kernel, exactly symmetric, foreign kernels, errors."""
 
+import importlib
+
 import numpy as np
 import pytest
 
@@ -7,6 +9,7 @@ import ntk
 from deeplimits import DomainError, ShapeError, UnsupportedLayerError
 from ntk.gram import gram
 
+tiles = importlib.import_module("ntk.gram")  # the package's name "gram" is the function
 pytestmark = pytest.mark.optimized
 
 
@@ -36,6 +39,13 @@ def test_large_direct_kernel_uses_the_same_tiles():
     direct = NET.ntk(x)
     np.testing.assert_array_equal(direct, gram(NET, x))
     assert direct.dtype == np.float32
+
+
+def test_one_core_gives_the_same(monkeypatch):
+    x = inputs(53)
+    several = gram(NET, x, block_size=16)
+    monkeypatch.setattr(tiles, "_cores", lambda: 1)
+    np.testing.assert_array_equal(gram(NET, x, block_size=16), several)
 
 
 def test_one_mask_per_input_survives_tiling():

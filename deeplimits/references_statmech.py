@@ -6,23 +6,24 @@ STATMECH = r"""
     Ricci-Tersenghi, Federico},
   title = {Parallel Learning by Multitasking Neural Networks},
   journal = {Journal of Statistical Mechanics: Theory and Experiment},
-  year = {2023}, eprint = {2308.04106}, archiveprefix = {arXiv},
+  number = {11}, year = {2023}, doi = {10.1088/1742-5468/ad0a86},
+  eprint = {2308.04106}, archiveprefix = {arXiv},
 }
 
 @article{agliari2023supervised,
   author = {Agliari, Elena and Albanese, Linda and Alemanno, Francesco and Alessandrelli, Andrea and
     Barra, Adriano and Giannotti, Fosca and Lotito, Daniele and Pedreschi, Dino},
   title = {Dense {Hebbian} Neural Networks: A Replica Symmetric Picture of Supervised Learning},
-  journal = {Physica A}, year = {2023},
-  eprint = {2212.00606}, archiveprefix = {arXiv},
+  journal = {Physica A}, volume = {626}, pages = {129076}, year = {2023},
+  doi = {10.1016/j.physa.2023.129076}, eprint = {2212.00606}, archiveprefix = {arXiv},
 }
 
 @article{agliari2023unsupervised,
   author = {Agliari, Elena and Albanese, Linda and Alemanno, Francesco and Alessandrelli, Andrea and
     Barra, Adriano and Giannotti, Fosca and Lotito, Daniele and Pedreschi, Dino},
   title = {Dense {Hebbian} Neural Networks: A Replica Symmetric Picture of Unsupervised Learning},
-  journal = {Physica A}, year = {2023},
-  eprint = {2211.14067}, archiveprefix = {arXiv},
+  journal = {Physica A}, volume = {627}, pages = {129143}, year = {2023},
+  doi = {10.1016/j.physa.2023.129143}, eprint = {2211.14067}, archiveprefix = {arXiv},
 }
 
 @article{amit1985a,
@@ -37,8 +38,8 @@ STATMECH = r"""
   author = {Auffinger, Antonio and Chen, Wei-Kuo},
   title = {The {Parisi} Formula has a Unique Minimizer},
   journal = {Communications in Mathematical Physics},
-  volume = {335}, pages = {1429--1444}, year = {2015},
-  doi = {10.1007/s00220-014-2254-z},
+  volume = {335}, number = {3}, pages = {1429--1444}, year = {2015},
+  doi = {10.1007/s00220-014-2254-z}, eprint = {1402.5132}, archiveprefix = {arXiv},
 }
 
 @article{auffinger2017,
@@ -46,6 +47,7 @@ STATMECH = r"""
   title = {{Parisi} Formula for the Ground State Energy in the Mixed p-Spin Model},
   journal = {Annals of Probability},
   volume = {45}, pages = {4617--4631}, year = {2017},
+  doi = {10.1214/16-AOP1173}, eprint = {1606.05335}, archiveprefix = {arXiv},
 }
 
 @article{crisanti1986,
@@ -69,8 +71,8 @@ STATMECH = r"""
     Vermet, Franck},
   title = {On a Model of Associative Memory with Huge Storage Capacity},
   journal = {Journal of Statistical Physics},
-  volume = {168}, pages = {288--299}, year = {2017},
-  eprint = {1702.01929}, archiveprefix = {arXiv},
+  volume = {168}, number = {2}, pages = {288--299}, year = {2017},
+  doi = {10.1007/s10955-017-1806-y}, eprint = {1702.01929}, archiveprefix = {arXiv},
 }
 
 @article{derrida1981,
@@ -100,8 +102,8 @@ STATMECH = r"""
   author = {Guerra, Francesco},
   title = {Broken Replica Symmetry Bounds in the Mean Field Spin Glass Model},
   journal = {Communications in Mathematical Physics},
-  volume = {233}, pages = {1--12}, year = {2003},
-  eprint = {cond-mat/0205123},
+  volume = {233}, number = {1}, pages = {1--12}, year = {2003},
+  eprint = {cond-mat/0205123}, archiveprefix = {arXiv},
 }
 
 @inproceedings{krotov2016,
@@ -116,15 +118,15 @@ STATMECH = r"""
   title = {Exponential Capacity of Dense Associative Memories},
   journal = {Physical Review Letters},
   volume = {132}, pages = {077301}, year = {2024},
-  eprint = {2304.14964}, archiveprefix = {arXiv},
+  doi = {10.1103/PhysRevLett.132.077301}, eprint = {2304.14964}, archiveprefix = {arXiv},
 }
 
 @article{montanari2003,
   author = {Montanari, Andrea and Ricci-Tersenghi, Federico},
   title = {On the Nature of the Low-Temperature Phase in Discontinuous Mean-Field Spin Glasses},
   journal = {European Physical Journal B},
-  volume = {33}, pages = {339--346}, year = {2003},
-  doi = {10.1140/epjb/e2003-00174-7},
+  volume = {33}, number = {3}, pages = {339--346}, year = {2003},
+  doi = {10.1140/epjb/e2003-00174-7}, eprint = {cond-mat/0301591}, archiveprefix = {arXiv},
 }
 
 @article{parisi1980,
@@ -148,6 +150,6 @@ STATMECH = r"""
   title = {Replica Symmetry Breaking in Attractor Neural Network Models},
   journal = {Zeitschrift f{\"u}r Physik B},
   volume = {95}, pages = {249--260}, year = {1994},
-  doi = {10.1007/BF01312198},
+  doi = {10.1007/BF01312198}, eprint = {cond-mat/9404036}, archiveprefix = {arXiv},
 }
 """

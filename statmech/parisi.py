@@ -136,9 +136,12 @@ def _state(model: Model, best: Steps, sign: float) -> ParisiState:
     coarse = evaluate(best.gamma, best.q, *arguments, stretch=1.25).value
     abs_err = abs(float(coarse - out.value))
     if abs_err > GRID_TOLERANCE:
+        hard, way = f"T = {model.T:g}", "T = 0 or a higher temperature"
+        if model.T == 0:
+            hard, way = f"{len(best.gamma)} steps at T = 0", "fewer steps"
         warnings.warn(
-            f"the grid of fields is too coarse for T = {model.T:g}: f is right to {abs_err:.1g} "
-            "only. Use T = 0 or a higher temperature.",
+            f"the grid of fields is too coarse for {hard}: f is right to {abs_err:.1g} only. "
+            f"Use {way}.",
             PrecisionWarning,
             stacklevel=4,
         )

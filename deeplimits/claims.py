@@ -55,6 +55,7 @@ MODULES = (
     "statmech.claims_pseudo_inverse",
     "statmech.claims_montecarlo",
     "statmech.claims_associative",
+    "statmech.claims_tempering",
     "bounds.claims_information",
 )
 

@@ -93,6 +93,7 @@ def compare(kind, name, rule, block_size):
         ("hebbian", "metropolis", 64),  # larger than N
         ("matrix", "heatbath", 10),
         ("matrix", "metropolis", 7),
+        ("matrix", "heatbath", 45),  # updated in halves of unequal size
     ],
 )
 def test_blocked_sweep_is_the_scalar_loop(kind, rule, block_size):

@@ -10,7 +10,7 @@ import pytest
 
 import statmech
 from deeplimits.errors import DataError, DomainError, ShapeError
-from statmech.tempering_core import swap
+from statmech.tempering_core import _replica_overlaps, swap
 
 N, SAMPLES, SWEEPS = 10, 16, 2000
 T = np.array([0.4, 0.6, 0.9, 1.3])
@@ -54,6 +54,17 @@ def test_identity_of_gaussian_couplings():
     gap = U + (N - 1) / N / (2 * T[:, None]) * (1 - ql)
     # paired over disorder samples, which are independent
     assert np.all(np.abs(gap.mean(1)) < 4 * gap.std(1, ddof=1) / SAMPLES**0.5)
+
+
+def test_replica_overlaps_by_gathering():
+    """Three pairs of copies, each with its own placement of five walkers."""
+    rng = np.random.default_rng(0)
+    spins = rng.choice(np.float32([-1, 1]), (31, 6 * 5))
+    place = np.array([rng.permutation(5) for _ in range(6)], np.int32)
+    ordered = np.take_along_axis(spins.reshape(31, 6, 5), place[None], axis=2)
+    want = (ordered[:, 0::2] * ordered[:, 1::2]).mean(0)
+    found = _replica_overlaps(jnp.asarray(spins), jnp.asarray(place))
+    np.testing.assert_allclose(found, want, rtol=0, atol=1e-7)  # integers over 31, in float32
 
 
 def test_swaps_have_detailed_balance():

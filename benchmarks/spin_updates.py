@@ -1,10 +1,10 @@
 """Million spin updates per second and core, for every Monte Carlo kernel, beside a numba loop.
 
 Hopfield networks at load 0.1, T = 0.3, from a pattern, and batches of SK samples at T = 1; float32.
-Rates are the best of ``--repeats`` runs over processor seconds of all threads, so that other work
-on the machine disturbs them little (on a GPU: over elapsed seconds). The effective rate divides by
-the autocorrelation time of the energy (at load 0.1: T = 0.6). Measurements of energy and overlaps
-after every sweep are included.
+Everything runs on one core, and rates are the best of ``--repeats`` runs over its processor
+seconds, so that other work on the machine disturbs them little (on a GPU: over elapsed seconds).
+The effective rate divides by the autocorrelation time of the energy (at load 0.1: T = 0.6).
+Measurements of energy and overlaps after every sweep are included.
 
 The peer is the loop that one would write by hand: one spin after the other in compiled code, one
 chain, with local fields that are updated at every flip (``numba``, about as fast as C).
@@ -23,6 +23,8 @@ import time
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 os.environ.setdefault("XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false")
+if hasattr(os, "sched_setaffinity"):  # before JAX starts its threads; those inherit it
+    os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
 
 import jax
 import jax.numpy as jnp

@@ -52,6 +52,7 @@ MODULES = (
     "statmech.claims_dense",
     "statmech.claims_multitasking",
     "statmech.claims_glass",
+    "statmech.claims_p_spin",
     "statmech.claims_pseudo_inverse",
     "statmech.claims_montecarlo",
     "statmech.claims_associative",

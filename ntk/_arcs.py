@@ -62,9 +62,10 @@ def tail(eps: Any, degree: int) -> Any:
         eps: 1 - correlation in [0, 2]; the sign of the derivative is that of ``1 - eps``.
         degree: m >= 0.
     """
-    # Rounding may leave eps a little outside [0, 2]; there the value is that at the end.
     t = jnp.where(eps <= 1, eps, 2 - eps)
-    t = jnp.where(t < 0, 0, t)
+    # Rounding may leave eps a little outside [0, 2]; there the value is that at the end, or as near
+    # as rounding allows. XLA:CPU fuses abs with what follows, which pays in single precision.
+    t = jnp.where(t < 0, 0, t) if _double(t) else jnp.abs(t)
     return t**degree * jnp.sqrt(t) * estrin(_tail_coefficients(degree, _double(t)), t)
 
 

@@ -254,13 +254,13 @@ def unit_gap(u: Any, v: Any, same: bool = False) -> Any:
     """
     if u.shape[-1] <= 16:
         return lax.map(lambda row: _difference_gap(row, v), u)
-    gap = jnp.clip(1 - jnp.matmul(u, v.T, precision=lax.Precision.HIGHEST), 0, 2)
-    close = 1e-3 if gap.dtype != jnp.float64 else 1e-5
-    extent = jnp.abs(1 - gap)
+    rho = jnp.matmul(u, v.T, precision=lax.Precision.HIGHEST)
+    close = 1e-3 if rho.dtype != jnp.float64 else 1e-5
+    near = jnp.abs(rho) > 1 - close
     if same:
-        extent = jnp.where(jnp.eye(len(u), dtype=bool), 0, extent)
-    # By columns of the tile: a maximum over the leading axis runs in vector registers.
-    suspicious = jnp.max(extent, axis=0) > 1 - close
+        near &= ~jnp.eye(len(u), dtype=bool)
+    # By columns of the tile: a reduction over the leading axis runs in vector registers.
+    suspicious = jnp.any(near, axis=0)
 
     def recompute_column(state: tuple[Any, Any]) -> tuple[Any, Any]:
         todo, gap = state
@@ -268,7 +268,9 @@ def unit_gap(u: Any, v: Any, same: bool = False) -> Any:
         column = _difference_gap(lax.dynamic_index_in_dim(v, j, keepdims=False), u)
         return todo.at[j].set(False), lax.dynamic_update_slice(gap, column[:, None], (0 * j, j))
 
-    return lax.while_loop(lambda s: jnp.any(s[0]), recompute_column, (suspicious, gap))[1]
+    return lax.while_loop(
+        lambda s: jnp.any(s[0]), recompute_column, (suspicious, jnp.clip(1 - rho, 0, 2))
+    )[1]
 
 
 def _difference_gap(row: Any, v: Any) -> Any:

@@ -110,6 +110,11 @@ from statmech.coupling_matrix import (
     matrix_coupling as matrix_coupling,
     sk_coupling as sk_coupling,
 )
+from statmech.coupling_tensor import (
+    TensorCoupling as TensorCoupling,
+    p_spin_coupling as p_spin_coupling,
+    tensor_coupling as tensor_coupling,
+)
 
 # Monte Carlo
 from statmech.montecarlo import simulate as simulate

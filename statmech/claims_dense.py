@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 from deeplimits.claims import Claim, register
+from deeplimits.estimates import Estimate
 from statmech.dense import dense_hebbian
 from statmech.dense_mc import dense_coupling, dense_pattern_count
 from statmech.examples import Examples
@@ -17,6 +18,8 @@ from statmech.montecarlo import simulate
 SAMPLES, SWEEPS = 24, 40
 #: Load and temperature of perfect patterns, P = 3; the same with examples, and the data set.
 PERFECT, LEARNED, DATA = (0.03, 0.4), (0.01, 0.3), (10, 0.6)
+#: Points of the diagram of P = 3 that are extrapolated, and the two sizes with their samples.
+POINTS, PLAN = ((0.02, 0.55), (0.04, 0.4), (0.05, 0.25)), {80: 96, 160: 64}
 
 
 def overlaps(
@@ -50,6 +53,40 @@ def overlaps(
         progress=False,
     )
     return np.asarray(run.overlaps[..., 0], np.float64).mean(axis=1)
+
+
+def distances(key: Any, N: int, point: tuple[float, float]) -> tuple[float, float]:
+    """Overlap less that of the theory at the load of the finite network; its error."""
+    for_data, for_chain = jax.random.split(key)
+    rng = np.random.default_rng(np.asarray(jax.random.key_data(for_data)))
+    K = dense_pattern_count(3, point[0], N)
+    patterns = rng.choice(np.array([-1.0, 1.0]), (PLAN[N], K, N))
+    run = simulate(
+        dense_coupling(patterns, P=3),
+        key=for_chain,
+        T=point[1],
+        sweeps=SWEEPS,
+        burn_in=SWEEPS // 2,
+        chains=4,
+        start=patterns[:, None, 0, :],
+        progress=False,
+    )
+    found = np.asarray(run.overlaps[..., 0], np.float64).mean(axis=1)
+    gap = found.mean() - dense_hebbian(3, K / N**2, point[1]).m
+    return float(gap), float(found.std(ddof=1) / PLAN[N] ** 0.5)
+
+
+def limits(key: Any, size: int) -> Estimate:
+    """Distances from the theory, extrapolated in 1/N from two sizes, one of which is twice the
+    other; ``(points,)``."""
+    small, large = PLAN
+    keys = jax.random.split(key, (len(POINTS), 2))
+    pairs = [
+        (distances(k[0], small, point), distances(k[1], large, point))
+        for k, point in zip(keys, POINTS, strict=True)
+    ]
+    (a, da), (b, db) = np.moveaxis(np.array(pairs), 0, 2)
+    return Estimate(2 * b - a, np.sqrt(4 * db**2 + da**2), min(PLAN.values()) - 1)
 
 
 def both_sums(key: Any, N: int) -> np.ndarray:
@@ -109,5 +146,20 @@ register(
         sizes=(120,),
         z=4.0,
         quantity="overlap, P = 3, M = 10, r = 0.6, 24 networks",
+    )
+)
+register(
+    Claim(
+        name="statmech/dense-retrieval",
+        source="E. Gardner, J. Phys. A 20, 3453 (1987); arXiv:2212.00606",
+        statement="Overlaps of retrieval states of networks with interactions of three spins tend "
+        "to the replica-symmetric ones as 1/N.",
+        theory=lambda: np.zeros(len(POINTS)),
+        experiment=limits,
+        sizes=(max(PLAN),),
+        z=4.0,
+        cost="slow",
+        quantity="m less theory, from 80 and 160 spins, at (load, T) = (.02, .55), (.04, .4), "
+        "(.05, .25)",
     )
 )

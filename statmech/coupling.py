@@ -20,7 +20,7 @@ from deeplimits.errors import DeepLimitsWarning, DomainError, ShapeError
 from deeplimits.pytrees import register_dataclass
 from deeplimits.typing import Array, ArrayLike
 from deeplimits.validate import as_real, choice, finite, number
-from statmech.kernels import RULES, Kernel
+from statmech.kernels import LANES, RULES, Kernel
 from statmech.kernels_blocked import blocked, site
 from statmech.kernels_parallel import dual, little
 from statmech.kernels_parts import FactorParts
@@ -121,7 +121,7 @@ class FactoredCoupling:
             m = memory(state) / self.N
             return m if self.mixing is None else jnp.matmul(self.mixing, m)
 
-        return Kernel(start, sweep, energy, overlaps)
+        return Kernel(start, sweep, energy, overlaps, LANES)
 
 
 def hebbian_coupling(

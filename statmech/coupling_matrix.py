@@ -16,7 +16,7 @@ from deeplimits.pytrees import register_dataclass
 from deeplimits.typing import ArrayLike, Key
 from deeplimits.validate import as_key, as_real, choice, finite, integer, number
 from statmech.coupling import as_field, as_patterns
-from statmech.kernels import RULES, Kernel
+from statmech.kernels import LANES, RULES, Kernel
 from statmech.kernels_blocked import blocked, site
 from statmech.kernels_parallel import little
 from statmech.kernels_parts import MatrixParts
@@ -98,7 +98,7 @@ class MatrixCoupling:
                 return jnp.zeros((0, state.spins.shape[1]), self.J.dtype)
             return jnp.matmul(self.reference, state.spins) / self.N
 
-        return Kernel(start, sweep, energy, overlaps)
+        return Kernel(start, sweep, energy, overlaps, LANES)
 
 
 def matrix_coupling(

@@ -7,7 +7,6 @@ import functools
 import math
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -18,8 +17,8 @@ from deeplimits.validate import choice, integer, number
 from statmech.coupling import as_field, as_patterns
 from statmech.coupling_matrix import memory_guard
 from statmech.dense_mc_parts import RealParts, SignParts
-from statmech.kernels import RULES, Kernel, State, decide, thresholds
-from statmech.kernels_blocked import drawn_sites
+from statmech.kernels import RULES, Kernel, State
+from statmech.kernels_single import ORDERS, one_at_a_time
 from statmech.krawtchouk import INDEX
 from statmech.patterns import NoisyExamples
 
@@ -70,7 +69,7 @@ class DenseCoupling:
     @property
     def kernels(self) -> tuple[str, ...]:
         """``"blocked"``: sites in order; ``"site"``: sites at random. Both one spin at a time."""
-        return ("blocked", "site")
+        return ORDERS
 
     def cast(self, dtype: Any) -> DenseCoupling:
         """The same coupling in a floating dtype; signs stay integers of 8 bits."""
@@ -96,26 +95,6 @@ class DenseCoupling:
             )
             return State(spins, parts.memory(spins))
 
-        def sweep(state: State, key: Any, T: Any) -> tuple[State, Any]:
-            sites = jnp.arange(N)
-            if name == "site":
-                for_sites, key = jax.random.split(key)
-                sites = drawn_sites(for_sites, N)
-            dtype = state.spins.dtype
-            t = thresholds(rule, key, state.spins.shape, T, parts.unit, dtype)
-
-            def update(j: Any, carry: Any) -> Any:
-                spins, memory, flips = carry
-                i, old = sites[j], spins[sites[j]]
-                field, rest = parts.field(i, old, memory)
-                new = decide(rule, field, old, t[j])
-                flips = flips + jnp.abs(new - old) / 2
-                return spins.at[i].set(new), parts.put(i, new, rest, memory), flips
-
-            carry = (*state, jnp.zeros_like(state.spins[0]))
-            spins, memory, flips = jax.lax.fori_loop(0, N, update, carry)
-            return State(spins, memory), flips
-
         def energy(state: Any) -> Any:
             outside = jnp.matmul(self.field.astype(jnp.float64), state.spins.astype(jnp.float64))
             return (parts.energy(state.memory) - outside) / N
@@ -125,7 +104,7 @@ class DenseCoupling:
                 return jnp.matmul(self.reference, state.spins) / N
             return parts.sums(state.memory).astype(state.spins.dtype) / N
 
-        return Kernel(start, sweep, energy, overlaps)
+        return Kernel(start, one_at_a_time(parts, name, rule), energy, overlaps)
 
 
 def dense_coupling(

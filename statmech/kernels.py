@@ -26,6 +26,8 @@ from deeplimits.typing import Array, Key
 
 KERNELS = ("blocked", "dual", "site", "little")
 RULES = ("heatbath", "metropolis")
+#: Columns that fill the vector registers of common CPUs.
+LANES = 8
 
 
 class State(NamedTuple):
@@ -43,12 +45,40 @@ class Kernel(NamedTuple):
         sweep: (state, key, T ``(B,)``) -> (state, number of changed spins ``(B,)``), N updates.
         energy: state -> energies per spin ``(B,)``, float64.
         overlaps: state -> overlaps with the patterns ``(K, B)``; ``(0, B)`` without patterns.
+        lanes: a multiple of this number of columns is done in less time than a few less.
     """
 
     start: Callable[[Any], State]
     sweep: Callable[[State, Key, Any], tuple[State, Any]]
     energy: Callable[[State], Any]
     overlaps: Callable[[State], Any]
+    lanes: int = 1
+
+
+def aligned(kernel: Kernel, columns: int) -> Kernel:
+    """The kernel with idle columns up to a multiple of its ``lanes``; only its spins show them.
+
+    Products of matrices with 28 columns take a third longer than with 32, loops over them half as
+    long again. Few columns are left as they are.
+    """
+    extra = -columns % kernel.lanes
+    if extra == 0 or 2 * columns <= kernel.lanes:
+        return kernel
+
+    def start(spins: Any) -> State:
+        return kernel.start(jnp.pad(spins, ((0, 0), (0, extra)), mode="edge"))
+
+    def sweep(state: State, key: Key, T: Any) -> tuple[State, Any]:
+        state, flips = kernel.sweep(state, key, jnp.pad(T, (0, extra), mode="edge"))
+        return state, flips[:columns]
+
+    def energy(state: State) -> Any:
+        return kernel.energy(state)[:columns]
+
+    def overlaps(state: State) -> Any:
+        return kernel.overlaps(state)[:, :columns]
+
+    return Kernel(start, sweep, energy, overlaps)
 
 
 class Coupling(Protocol):

@@ -25,7 +25,7 @@ from deeplimits.typing import Key
 from statmech.kernels import State, changed, decide, thresholds
 
 #: Up to this many spins are updated in one loop of matrix-vector products.
-LOOP = 32
+LOOP = 16
 
 
 class Parts(Protocol):

@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from statmech.kernels import aligned
+
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
@@ -109,9 +111,9 @@ def _one_sample(
     every: Any,
     layout: Layout,
 ) -> Chunk:
-    kernel = coupling.kernel(layout.kernel, layout.rule, layout.block_size)
-    state = kernel.start(spins.astype(layout.dtype))
     rows, columns = layout.measurements, layout.temperatures * layout.chains
+    kernel = aligned(coupling.kernel(layout.kernel, layout.rule, layout.block_size), columns)
+    state = kernel.start(spins.astype(layout.dtype))
     patterns = kernel.overlaps(state).shape[0]
     pairs = layout.temperatures * (layout.chains // 2)
     wide, dtype = jnp.float64, state.spins.dtype
@@ -123,7 +125,7 @@ def _one_sample(
         flips=jnp.zeros((columns,), wide),
         overlaps=jnp.zeros((patterns, columns), wide),
         overlaps_squared=jnp.zeros((patterns, columns), wide),
-        magnetisation=jnp.zeros_like(state.spins),
+        magnetisation=jnp.zeros(spins.shape, dtype),
     )
 
     def sweep(number: Any, carry: Any) -> Any:
@@ -135,22 +137,22 @@ def _one_sample(
         state, sums = carry
         begin = first + row * every
         state, flips = jax.lax.fori_loop(begin, begin + every, sweep, (state, sums.flips))
-        m = kernel.overlaps(state)
+        m, spins = kernel.overlaps(state), state.spins[:, :columns]
         chosen = m[target, jnp.arange(columns)] if patterns else jnp.zeros((columns,), dtype)
         sums = Chunk(
             spins=None,
             energy=sums.energy.at[row].set(kernel.energy(state)),
             overlap=sums.overlap.at[row].set(chosen),
-            replica=sums.replica.at[row].set(_replica_overlaps(state.spins, layout)),
+            replica=sums.replica.at[row].set(_replica_overlaps(spins, layout)),
             flips=flips,
             overlaps=sums.overlaps + m.astype(wide),
             overlaps_squared=sums.overlaps_squared + m.astype(wide) ** 2,
-            magnetisation=sums.magnetisation + state.spins,
+            magnetisation=sums.magnetisation + spins,
         )
         return state, sums
 
     state, sums = jax.lax.fori_loop(0, count, measure, (state, empty))
-    return sums._replace(spins=state.spins.astype(jnp.int8))
+    return sums._replace(spins=state.spins[:, :columns].astype(jnp.int8))
 
 
 def _replica_overlaps(spins: Any, layout: Layout) -> Any:

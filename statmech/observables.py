@@ -6,6 +6,7 @@ spread of the samples; functions of averages, such as the Binder parameter, from
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -59,26 +60,35 @@ def replica_overlap(a: ArrayLike, b: ArrayLike) -> np.ndarray:
     return np.asarray(np.mean(s * t, axis=-1))
 
 
-def link_overlap(q: ArrayLike, N: int) -> np.ndarray:
-    r"""Link overlap of a fully connected model, from the replica overlap.
+def link_overlap(q: ArrayLike, N: int, *, p: int = 2) -> np.ndarray:
+    r"""Overlap of the terms of a fully connected model, from the replica overlap.
 
-    .. math:: q_l = \frac{2}{N(N-1)} \sum_{i<j} \sigma_i^a \sigma_j^a \sigma_i^b \sigma_j^b
-              = \frac{N q^2 - 1}{N - 1}
+    .. math:: q_l = \binom{N}{p}^{-1} \sum_{i_1 < \dots < i_p}
+              \prod_k \sigma_{i_k}^a \sigma_{i_k}^b,
+
+    for pairs :math:`(N q^2 - 1) / (N - 1)`; an elementary symmetric polynomial of signs of sum
+    :math:`S = N q`, by the recursion :math:`k\,e_k = S e_{k-1} - (N - k + 2) e_{k-2}`.
 
     Args:
         q: overlaps of configurations (not averages), any shape.
-        N: number of spins, >= 2.
+        N: number of spins, >= p.
+        p: spins per term, >= 2, default 2.
 
     Returns:
         Shape of q, float64.
 
     Raises:
-        DomainError: N < 2, NaN or infinite.
+        DomainError: N < p, p < 2, NaN or infinite.
 
     Source: derived here. Check: ``tests/statmech/test_observables.py::test_overlaps``
     """
-    integer(N, "N", at_least=2)
-    return np.asarray((N * _array(q, "q") ** 2 - 1) / (N - 1))
+    integer(p, "p", at_least=2)
+    integer(N, "N", at_least=p)
+    S = N * _array(q, "q")
+    last, now = np.ones_like(S), S
+    for k in range(2, p + 1):
+        last, now = now, (S * now - (N - k + 2) * last) / k
+    return np.asarray(now / math.comb(N, p))
 
 
 def edwards_anderson(magnetisation: ArrayLike) -> np.ndarray:

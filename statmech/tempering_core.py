@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from statmech.kernels import aligned
+
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
@@ -117,6 +119,16 @@ def swap(place: Any, energy: Any, beta: Any, parity: Any, u: Any) -> tuple[Any, 
     return jnp.take_along_axis(place, source, axis=1), done
 
 
+def _ranks(place: Any) -> Any:
+    """Temperature of each walker: the inverse of the permutations ``(replicas, temperatures)``.
+
+    Why not ``argsort``: XLA:CPU sorts one row after the other, for as long as a sweep of 64 spins.
+    """
+    t = jnp.arange(place.shape[1], dtype=place.dtype)
+    found = place[:, None, :] == t[None, :, None]
+    return jnp.sum(jnp.where(found, t[None, None, :], 0), axis=2)
+
+
 def _replica_overlaps(spins: Any, place: Any) -> Any:
     """Overlaps of copies 2k and 2k + 1 at each temperature, ``(replicas // 2, temperatures)``.
 
@@ -140,8 +152,8 @@ def _one_sample(
     every: Any,
     layout: Layout,
 ) -> Chunk:
-    kernel = coupling.kernel(layout.kernel, layout.rule, layout.block_size)
     R, n, rows, N = layout.replicas, layout.temperatures, layout.measurements, coupling.N
+    kernel = aligned(coupling.kernel(layout.kernel, layout.rule, layout.block_size), R * n)
     wide, dtype = jnp.float64, jnp.dtype(layout.dtype)
     state = kernel.start(walkers.spins.astype(dtype))
     base = (jnp.arange(R, dtype=jnp.int32) * n)[:, None]
@@ -150,7 +162,7 @@ def _one_sample(
     def round_(number: Any, carry: Any) -> Any:
         state, place, leg, swaps, trips = carry
         for_sweep, for_swap = jax.random.split(jax.random.fold_in(key, number))
-        rank = jnp.argsort(place, axis=1)  # temperature of each walker
+        rank = _ranks(place)
         state, _ = kernel.sweep(state, for_sweep, warm[rank].reshape(-1))
         energy = kernel.energy(state).reshape(R, n) * N
         u = jax.random.uniform(for_swap, (R, n - 1), wide)
@@ -168,7 +180,7 @@ def _one_sample(
         moving = jax.lax.fori_loop(begin, begin + every, round_, moving)
         state, place = moving[0], moving[1]
         columns = base + place
-        pairs = _replica_overlaps(state.spins, place)
+        pairs = _replica_overlaps(state.spins[:, : R * n], place)
         m = kernel.overlaps(state)
         m = m[0] if m.shape[0] else jnp.zeros((R * n,), dtype)
         return (
@@ -189,5 +201,5 @@ def _one_sample(
     )
     moving, energy, q, overlap = jax.lax.fori_loop(0, count, measure, (moving, *empty))
     state, place, leg, swaps, trips = moving
-    after = Walkers(state.spins.astype(jnp.int8), place, leg)
+    after = Walkers(state.spins[:, : R * n].astype(jnp.int8), place, leg)
     return Chunk(after, energy, q, overlap, swaps, trips)

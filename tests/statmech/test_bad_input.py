@@ -91,6 +91,8 @@ OTHERS = [
     (lambda: statmech.dense_pattern_count(4, 0.03, 2000), DomainError, "would take|GB|too many"),
     (lambda: statmech.link_overlap([0.5], 1), DomainError, "N must be >= 2"),
     (lambda: statmech.link_overlap([np.nan], 9), DomainError, "q must be finite"),
+    (lambda: statmech.link_overlap([0.5], 9, p=1), DomainError, "p must be >= 2"),
+    (lambda: statmech.link_overlap([0.5], 3, p=4), DomainError, "N must be >= 4"),
     (lambda: statmech.p_spin(2), DomainError, "p must be"),
     (lambda: statmech.parisi("sk", -1.0, 1), DomainError, "T must be >= 0"),
     (lambda: statmech.parisi("sk", 0.5, -1), DomainError, "k must be"),

@@ -1,5 +1,7 @@
 """Observables against direct formulas and known laws."""
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -16,6 +18,10 @@ def test_overlaps():
     i, j = np.triu_indices(9, 1)
     direct = np.mean(a[:, i] * a[:, j] * b[:, i] * b[:, j], axis=1)
     np.testing.assert_allclose(statmech.link_overlap(q, 9), direct, atol=1e-15)  # rounding
+    for p in (2, 3, 4):
+        terms = np.array(list(itertools.combinations(range(9), p)))
+        direct = np.mean(np.prod((a * b)[:, terms], axis=2), axis=1)
+        np.testing.assert_allclose(statmech.link_overlap(q, 9, p=p), direct, atol=1e-14)
     np.testing.assert_allclose(statmech.edwards_anderson(a / 2), 0.25)
 
 

@@ -183,8 +183,8 @@ def main():
         print(
             f"| {case[0]} depth {case[1]}, N={case[2]}, d={case[3]}, {case[4]} | {us['cpu']:.3f} | "
             f"{nt['cpu']:.3f} | {nt['cpu'] / us['cpu']:.1f} | {nt['wall'] / us['wall']:.1f} | "
-            f"{us['cpu'] / base['cpu']:.2f} | {nt['cpu'] / base['cpu']:.1f} | {us['first']:.2f} | {nt['first']:.2f} | "
-            f"{us['peak_mb']:.0f} | {nt['peak_mb']:.0f} |",
+            f"{us['cpu'] / base['cpu']:.2f} | {nt['cpu'] / base['cpu']:.1f} | "
+            f"{us['first']:.2f} | {nt['first']:.2f} | {us['peak_mb']:.0f} | {nt['peak_mb']:.0f} |",
             flush=True,
         )
     if args.json:

@@ -131,6 +131,41 @@ rem = statmech.rem()
 print(f"REM            {rem.T_c:.6f}            {rem.e0:.9f}")
 
 # %% [markdown]
+# ## The 3-spin glass at finite size
+#
+# Energies from parallel tempering beside the limit, which has a kink at the static transition. By
+# the identity of energy and overlap of terms the excess of the energy over $-1/2T$ is the overlap,
+# on the right: near 0 above the transition, the larger the systems the more so, and near that of
+# the one-step state below it.
+
+# %%
+ladder, spins = np.array([0.3, 0.36, 0.43, 0.5, 0.58, 0.67, 0.78, 0.92, 1.1, 1.4]), (12, 24)
+curve = np.linspace(0.25, 1.45, 121)
+state = statmech.p_spin_state(3, curve)
+with plotting.style():
+    fig, axes = plt.subplots(1, 2, figsize=(9.5, 3.6))
+    for N, color in zip(spins, plotting.COLORS, strict=False):
+        root = ((1 - 1 / N) * (1 - 2 / N)) ** 0.5  # energies of variance N / 2 exactly
+        glass = statmech.p_spin_coupling(N, p=3, key=N, samples=20 if FAST else 100)
+        run = statmech.parallel_tempering(
+            glass, ladder * root, key=0, sweeps=100 if FAST else 600, burn_in=200, progress=False
+        )
+        u = run.series["energy"].mean((-2, -1)) / root
+        q = statmech.link_overlap(run.overlaps, N, p=3).mean((-2, -1))
+        for ax, x in zip(axes, (u, q), strict=True):
+            error = x.std(1, ddof=1) / x.shape[1] ** 0.5
+            ax.errorbar(ladder, x.mean(1), error, fmt="o", ms=3, color=color, label=f"N = {N}")
+        gap = u + (1 - q) / (2 * ladder[:, None])
+        z = gap.mean(1) / gap.std(1, ddof=1) * gap.shape[1] ** 0.5
+        print(f"N = {N}: z of the identity from {z.min():.1f} to {z.max():.1f}")
+    axes[0].plot(curve, state.U, color="black", label="limit")
+    axes[1].plot(curve, (1 - state.x) * state.q**3, color="black", label="limit")
+    for ax, name in zip(axes, ("energy per spin", "overlap of terms"), strict=True):
+        ax.axvline(statmech.p_spin(3).T_c, color="gray", lw=0.8, ls=":")
+        ax.set(xlabel="T", ylabel=name, title="3-spin glass")
+        ax.legend()
+
+# %% [markdown]
 # ## The random energy model at every size
 #
 # Its mean free energy is known exactly for any number of spins. Below the transition it approaches

@@ -10,7 +10,7 @@ import scipy.stats
 
 from statmech.coupling import hebbian_coupling
 from statmech.coupling_matrix import matrix_coupling
-from statmech.kernels import State, random_words, thresholds
+from statmech.kernels import State, aligned, random_words, thresholds
 from statmech.kernels_blocked import drawn_sites
 from statmech.patterns import random_patterns
 
@@ -103,6 +103,26 @@ def test_blocked_sweep_is_the_scalar_loop(kind, rule, block_size):
 @pytest.mark.parametrize(("kind", "rule"), [("hebbian", "heatbath"), ("matrix", "metropolis")])
 def test_site_sweep_is_the_scalar_loop(kind, rule):
     compare(kind, "site", rule, 16)
+
+
+@pytest.mark.parametrize(("columns", "width"), [(3, 3), (5, 8), (8, 8), (12, 16)])
+@pytest.mark.parametrize("kind", ["hebbian", "matrix"])
+def test_idle_columns(kind, columns, width):
+    """What shows of a kernel with idle columns is what the wide kernel does in the first ones."""
+    kernel = coupling(kind).kernel("blocked", "heatbath", 16)
+    spins, warm = jnp.asarray(start_spins()[:, :columns]), jnp.asarray(T[:columns])
+    repeated = np.minimum(np.arange(width), columns - 1)
+    wide = kernel.start(spins[:, repeated])
+    state = aligned(kernel, columns).start(spins)
+    np.testing.assert_array_equal(state.spins, wide.spins)
+    key = jax.random.key(0)
+    state, flips = aligned(kernel, columns).sweep(state, key, warm)
+    wide, all_flips = kernel.sweep(wide, key, warm[repeated])
+    np.testing.assert_array_equal(state.spins, wide.spins)
+    np.testing.assert_array_equal(flips, all_flips[:columns])
+    found = aligned(kernel, columns)
+    np.testing.assert_array_equal(found.energy(state), kernel.energy(wide)[:columns])
+    np.testing.assert_array_equal(found.overlaps(state), kernel.overlaps(wide)[:, :columns])
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])

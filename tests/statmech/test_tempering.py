@@ -10,7 +10,7 @@ import pytest
 
 import statmech
 from deeplimits.errors import DataError, DomainError, ShapeError
-from statmech.tempering_core import _replica_overlaps, swap
+from statmech.tempering_core import _ranks, _replica_overlaps, swap
 
 N, SAMPLES, SWEEPS = 10, 16, 2000
 T = np.array([0.4, 0.6, 0.9, 1.3])
@@ -65,6 +65,12 @@ def test_replica_overlaps_by_gathering():
     want = (ordered[:, 0::2] * ordered[:, 1::2]).mean(0)
     found = _replica_overlaps(jnp.asarray(spins), jnp.asarray(place))
     np.testing.assert_allclose(found, want, rtol=0, atol=1e-7)  # integers over 31, in float32
+
+
+def test_ranks_invert_placements():
+    rng = np.random.default_rng(1)
+    place = np.array([rng.permutation(9) for _ in range(4)], np.int32)
+    np.testing.assert_array_equal(_ranks(jnp.asarray(place)), np.argsort(place, axis=1))
 
 
 def test_swaps_have_detailed_balance():

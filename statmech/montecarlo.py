@@ -60,7 +60,8 @@ def simulate(
 
     Args:
         coupling: :func:`statmech.hebbian_coupling`, :func:`statmech.pseudo_inverse_coupling`,
-            :func:`statmech.matrix_coupling`, :func:`statmech.sk_coupling`, or any object as
+            :func:`statmech.matrix_coupling`, :func:`statmech.sk_coupling`,
+            :func:`statmech.dense_coupling`, :func:`statmech.p_spin_coupling`, or any object as
             described in :mod:`statmech.kernels`.
         key: random key or integer seed.
         T: temperature >= 0 in units of the coupling, a number or ``(temperatures,)``. T = 0 is

@@ -64,7 +64,7 @@ class ParallelTempering:
 
     @property
     def link_overlap(self) -> Estimate:
-        """Link overlap of the fully connected model ``(n,)``."""
+        """Link overlap of pairs ``(n,)``; for terms of p spins: :func:`statmech.link_overlap`."""
         return self._over_units(link_overlap(self.overlaps, self.N))
 
     @property

@@ -134,9 +134,9 @@ print(f"REM            {rem.T_c:.6f}            {rem.e0:.9f}")
 # ## The 3-spin glass at finite size
 #
 # Energies from parallel tempering beside the limit, which has a kink at the static transition. By
-# the identity of energy and overlap of terms the excess of the energy over $-1/2T$ is the overlap,
-# on the right: near 0 above the transition, the larger the systems the more so, and near that of
-# the one-step state below it.
+# the identity of energy and overlap of terms, $2T$ times the excess of the energy over $-1/2T$ is
+# the overlap, on the right: near 0 above the transition, the larger the systems the more so, and
+# near that of the one-step state below it.
 
 # %%
 ladder, spins = np.array([0.3, 0.36, 0.43, 0.5, 0.58, 0.67, 0.78, 0.92, 1.1, 1.4]), (12, 24)

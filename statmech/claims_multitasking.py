@@ -31,7 +31,8 @@ for _name, _case, _statement in [
      "with decreasing overlaps."),
     ("noise-collapse", (2, 0.6, 0.05, 10, 0.5), "The noise of examples makes the hierarchy of "
      "overlaps collapse to equal ones."),
-    ("warm", (2, 0.3, 0.3, 5, 0.7), "Temperature takes the second overlap of the hierarchy first."),
+    ("warm", (2, 0.3, 0.3, 5, 0.7), "Temperature weakens the second overlap of the hierarchy more "
+     "than the first."),
     ("parallel", (2, 0.75, 0.1, 20, 0.8), "Strongly diluted patterns are retrieved in parallel, "
      "with equal overlaps."),
 ]:  # fmt: skip

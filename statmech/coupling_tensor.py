@@ -203,12 +203,10 @@ def _tensor(J: Any, p: int, field: Any, reference: Any, rule: str) -> TensorCoup
 
 def _order(p: Any) -> int:
     low, high = ORDER_RANGE
-    integer(p, "p", at_least=2)
+    integer(p, "p")
     if not low <= p <= high:
-        raise DomainError(
-            f"p must be between {low} and {high}, got {p}. For p = 2 use sk_coupling or "
-            "matrix_coupling."
-        )
+        hint = " For pairs use sk_coupling or matrix_coupling." if p == 2 else ""
+        raise DomainError(f"p must be between {low} and {high}, got {p}.{hint}")
     return int(p)
 
 
@@ -227,8 +225,8 @@ def p_spin_coupling(
               J_{i_1 \dots i_p} \sim \mathcal{N}\Big(0, \frac{p!}{2 N^{p-1}}\Big)
 
     The energy of a configuration then has variance :math:`\frac N2 \prod_{k<p} (1 - k/N)`. Without
-    that product, corrections to the limit begin at :math:`N^{-2}` in the paramagnet: for them
-    multiply T by its root, and divide energies by it.
+    that product, corrections to the limit begin at :math:`N^{1-p}` in the paramagnet: for them
+    multiply T and the field by its root, and divide energies by it.
 
     Args:
         N: number of spins, >= p. All :math:`N^p` entries of the tensor are stored.
@@ -251,7 +249,8 @@ def p_spin_coupling(
     count = 1 if samples is None else integer(samples, "samples", at_least=1)
     memory_guard(8.0 * count * float(N) ** p, "the couplings", "Take fewer samples or spins.")
     keys = jax.vmap(lambda s: jax.random.fold_in(as_key(key), s))(jnp.arange(count))
-    terms = np.array(list(itertools.combinations(range(N), p)), np.int32)
+    indices = itertools.chain.from_iterable(itertools.combinations(range(N), p))
+    terms = np.fromiter(indices, np.int32).reshape(-1, p)
     std = np.float32(math.sqrt(math.factorial(p) / (2 * float(N) ** (p - 1))))
     values = np.asarray(_normals(keys, len(terms))) * std
     J = np.zeros((count, *(N,) * p), np.float32)

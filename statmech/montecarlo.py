@@ -83,7 +83,8 @@ def simulate(
         progress: show a bar if the run takes longer than two seconds.
         checkpoint: file (``.npz``) to which the run is saved every half minute, at its end, and
             when it is interrupted. If it exists the run goes on where it stopped, with the same
-            result bit by bit; with a larger ``sweeps`` a finished run is prolonged.
+            result bit by bit; with a larger ``sweeps`` a finished run is prolonged (its energies
+            are then those of one long run up to rounding).
 
     Returns:
         :class:`statmech.montecarlo_record.Simulation`.

@@ -105,11 +105,15 @@ def test_site_sweep_is_the_scalar_loop(kind, rule):
     compare(kind, "site", rule, 16)
 
 
-@pytest.mark.parametrize(("columns", "width"), [(3, 3), (5, 8), (8, 8), (12, 16)])
-@pytest.mark.parametrize("kind", ["hebbian", "matrix"])
-def test_idle_columns(kind, columns, width):
+@pytest.mark.parametrize(("columns", "width"), [(3, 3), (5, 8), (12, 16)])
+@pytest.mark.parametrize(("kind", "name", "rule"), [
+    ("hebbian", "blocked", "heatbath"), ("hebbian", "site", "metropolis"),
+    ("hebbian", "dual", "heatbath"), ("hebbian", "little", "heatbath"),
+    ("matrix", "blocked", "metropolis"), ("matrix", "little", "heatbath"),
+])  # fmt: skip
+def test_idle_columns(kind, name, rule, columns, width):
     """What shows of a kernel with idle columns is what the wide kernel does in the first ones."""
-    kernel = coupling(kind).kernel("blocked", "heatbath", 16)
+    kernel = coupling(kind).kernel(name, rule, 16)
     spins, warm = jnp.asarray(start_spins()[:, :columns]), jnp.asarray(T[:columns])
     repeated = np.minimum(np.arange(width), columns - 1)
     wide = kernel.start(spins[:, repeated])

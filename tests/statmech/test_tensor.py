@@ -134,6 +134,8 @@ def test_bad_input():
     J, _, _ = symmetric(3, 5, "normal")
     with pytest.raises(DomainError, match=r"p must be between 3 and 6, got 2.*sk_coupling"):
         statmech.p_spin_coupling(5, p=2, key=0)
+    with pytest.raises(DomainError, match=r"p must be between 3 and 6, got 7\.$"):
+        statmech.p_spin_coupling(9, p=7, key=0)
     with pytest.raises(DomainError, match=r"N must be >= 4"):
         statmech.p_spin_coupling(3, p=4, key=0)
     with pytest.raises(DomainError, match=r"couplings would take .* GB"):

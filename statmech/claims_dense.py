@@ -24,18 +24,23 @@ POINTS, PLAN = ((0.02, 0.55), (0.03, 0.5), (0.04, 0.4)), {80: 96, 160: 64}
 
 
 def overlaps(
-    key: Any, N: int, point: tuple[float, float], supervised: bool | None = None, **more: Any
+    key: Any,
+    N: int,
+    point: tuple[float, float],
+    supervised: bool | None = None,
+    samples: int = SAMPLES,
+    **more: Any,
 ) -> np.ndarray:
-    """Mean overlap with the first archetype in each disorder sample, ``(SAMPLES,)``; P = 3."""
+    """Mean overlap with the first archetype in each disorder sample, ``(samples,)``; P = 3."""
     for_data, for_chain = jax.random.split(key)
     rng = np.random.default_rng(np.asarray(jax.random.key_data(for_data)))
-    shape = (SAMPLES, dense_pattern_count(3, point[0], N), N)
+    shape = (samples, dense_pattern_count(3, point[0], N), N)
     patterns = rng.choice(np.array([-1.0, 1.0]), shape)
     if supervised is None:
         coupling = dense_coupling(patterns, P=3, **more)
     else:
         M, r = DATA
-        flips = np.where(rng.random((SAMPLES, M, *shape[1:])) < (1 + r) / 2, 1, -1)
+        flips = np.where(rng.random((samples, M, *shape[1:])) < (1 + r) / 2, 1, -1)
         coupling = dense_coupling(
             P=3,
             examples=(patterns[:, None] * flips).astype(np.int8),
@@ -58,21 +63,8 @@ def overlaps(
 
 def distances(key: Any, N: int, point: tuple[float, float]) -> tuple[float, float]:
     """Overlap less that of the theory at the load of the finite network; its error."""
-    for_data, for_chain = jax.random.split(key)
-    rng = np.random.default_rng(np.asarray(jax.random.key_data(for_data)))
+    found = overlaps(key, N, point, samples=PLAN[N])
     K = dense_pattern_count(3, point[0], N)
-    patterns = rng.choice(np.array([-1.0, 1.0]), (PLAN[N], K, N))
-    run = simulate(
-        dense_coupling(patterns, P=3),
-        key=for_chain,
-        T=point[1],
-        sweeps=SWEEPS,
-        burn_in=SWEEPS // 2,
-        chains=4,
-        start=patterns[:, None, 0, :],
-        progress=False,
-    )
-    found = np.asarray(run.overlaps[..., 0], np.float64).mean(axis=1)
     gap = found.mean() - dense_hebbian(3, K / N**2, point[1]).m
     return float(gap), float(found.std(ddof=1) / PLAN[N] ** 0.5)
 

@@ -219,13 +219,7 @@ def pseudo_inverse_coupling(
 def _factored(
     x: Any, mixing: Any, reference: Any, field: Any, weight: float, diagonal: bool, rule: str
 ) -> FactoredCoupling:
-    if reference is not None:
-        reference = as_patterns(reference, "reference")
-        if reference.shape[:-2] != x.shape[:-2] or reference.shape[-1] != x.shape[-1]:
-            raise ShapeError(
-                f"reference must have the spins and samples of patterns, got shapes "
-                f"{reference.shape} and {x.shape}."
-            )
+    reference = as_reference(reference, (*x.shape[:-2], x.shape[-1]))
     if diagonal:
         warnings.warn(
             "diagonal=True: the self-couplings J_ii shift every energy by a constant and act on "
@@ -252,6 +246,25 @@ def as_patterns(patterns: ArrayLike, name: str = "patterns") -> Array:
     finite(x, name)
     result: Array = x
     return result
+
+
+def as_reference(reference: ArrayLike | None, shape: tuple[int, ...]) -> Array | None:
+    """Patterns for overlaps that belong to spins of ``shape``, ``(N,)`` or ``(samples, N)``.
+
+    Raises:
+        ShapeError: patterns of other spins or samples.
+        DomainError: not real, NaN or infinite.
+    """
+    if reference is None:
+        return None
+    x = as_patterns(reference, "reference")
+    if (*x.shape[:-2], x.shape[-1]) != shape:
+        wanted = (*shape[:-1], "K", shape[-1])
+        raise ShapeError(
+            "reference must have the spins and samples of the coupling, shape "
+            f"({', '.join(map(str, wanted))}), got {x.shape}."
+        )
+    return x
 
 
 def as_field(field: ArrayLike | None, shape: tuple[int, ...]) -> np.ndarray:

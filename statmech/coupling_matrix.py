@@ -15,7 +15,7 @@ from deeplimits.errors import DeepLimitsWarning, DomainError, ShapeError
 from deeplimits.pytrees import register_dataclass
 from deeplimits.typing import ArrayLike, Key
 from deeplimits.validate import as_key, as_real, choice, finite, integer, number
-from statmech.coupling import as_field, as_patterns
+from statmech.coupling import as_field, as_reference
 from statmech.kernels import LANES, RULES, Kernel
 from statmech.kernels_blocked import blocked, site
 from statmech.kernels_parallel import little
@@ -158,14 +158,8 @@ def _matrix(
     J: Any, own: Any, field: Any, reference: Any, diagonal: bool, rule: str
 ) -> MatrixCoupling:
     shape = (*J.shape[:-2], J.shape[-1])
-    if reference is not None:
-        reference = as_patterns(reference, "reference")
-        if reference.shape[:-2] != J.shape[:-2] or reference.shape[-1] != J.shape[-1]:
-            raise ShapeError(
-                f"reference must have the spins and samples of J, got shapes {reference.shape} "
-                f"and {J.shape}."
-            )
-    return MatrixCoupling(J, own, as_field(field, shape), reference, bool(diagonal), rule)
+    patterns = as_reference(reference, shape)
+    return MatrixCoupling(J, own, as_field(field, shape), patterns, bool(diagonal), rule)
 
 
 def sk_coupling(

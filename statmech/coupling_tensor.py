@@ -16,7 +16,7 @@ from deeplimits.errors import DomainError, ShapeError
 from deeplimits.pytrees import register_dataclass
 from deeplimits.typing import ArrayLike, Key
 from deeplimits.validate import as_key, as_real, choice, finite, integer
-from statmech.coupling import as_field, as_patterns
+from statmech.coupling import as_field, as_reference
 from statmech.coupling_matrix import memory_guard
 from statmech.kernels import LANES, RULES, Kernel, State
 from statmech.kernels_single import ORDERS, one_at_a_time
@@ -190,15 +190,8 @@ def tensor_coupling(
 
 
 def _tensor(J: Any, p: int, field: Any, reference: Any, rule: str) -> TensorCoupling:
-    N, batch = J.shape[-1], J.shape[:-p]
-    if reference is not None:
-        reference = as_patterns(reference, "reference")
-        if reference.shape[:-2] != batch or reference.shape[-1] != N:
-            raise ShapeError(
-                f"reference must have the spins and samples of J, got shapes {reference.shape} "
-                f"and {J.shape}."
-            )
-    return TensorCoupling(J, as_field(field, (*batch, N)), reference, p, rule)
+    shape = (*J.shape[:-p], J.shape[-1])
+    return TensorCoupling(J, as_field(field, shape), as_reference(reference, shape), p, rule)
 
 
 def _order(p: Any) -> int:

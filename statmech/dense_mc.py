@@ -14,7 +14,7 @@ from deeplimits.errors import DomainError, ShapeError
 from deeplimits.pytrees import register_dataclass
 from deeplimits.typing import ArrayLike
 from deeplimits.validate import choice, integer, number
-from statmech.coupling import as_field, as_patterns
+from statmech.coupling import as_field, as_patterns, as_reference
 from statmech.coupling_matrix import memory_guard
 from statmech.dense_mc_parts import RealParts, SignParts
 from statmech.kernels import RULES, Kernel, State
@@ -173,16 +173,10 @@ def dense_coupling(
         raise DomainError(f"distinct indices need N >= P, got N={N} and P={P}.")
     memory_guard(8.0 * x.size, "the patterns", "Take fewer patterns or spins.")
     signs = bool(np.all(np.abs(x) == 1))
-    if reference is not None:
-        reference = np.asarray(as_patterns(reference, "reference"))
-        if reference.shape[:-2] != x.shape[:-2] or reference.shape[-1] != N:
-            raise ShapeError(
-                "reference must have the spins and samples of the stored patterns, got shapes "
-                f"{reference.shape} and {x.shape}."
-            )
     stored = x.astype(np.int8) if signs else x.astype(np.float64)
-    b = as_field(field, (*x.shape[:-2], N))
-    return DenseCoupling(stored, b, reference, P, float(c) * weight / N ** (P - 1), index, signs)
+    shape = (*x.shape[:-2], N)
+    b, patterns = as_field(field, shape), as_reference(reference, shape)
+    return DenseCoupling(stored, b, patterns, P, float(c) * weight / N ** (P - 1), index, signs)
 
 
 def _from_examples(

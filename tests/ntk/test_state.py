@@ -34,3 +34,15 @@ def test_near_duplicates_between_two_sets(dtype, step):
     # subtraction from 2 leaves with an absolute error of one rounding)
     np.testing.assert_allclose(gap[2, 0], want[2, 0], rtol=rounding)
     np.testing.assert_allclose(gap[1, 3], want[1, 3], atol=2 * np.finfo(dtype).eps, rtol=0)
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_duplicates_and_antipodes_are_exact(dtype):
+    """The product is off by its rounding: an angle of 1e-8 (1e-3 in float32) in place of 0."""
+    rng = np.random.default_rng(1)
+    u = rng.normal(size=(20, 784))
+    u = jnp.asarray((u / np.linalg.norm(u, axis=1, keepdims=True)).astype(dtype))
+    product = np.diagonal(np.asarray(u) @ np.asarray(u).T)
+    assert np.any(product < 1)  # so that 1 - product is not clipped to the exact value everywhere
+    np.testing.assert_array_equal(np.diagonal(unit_gap(u, u)), 0)
+    np.testing.assert_array_equal(np.diagonal(unit_gap(u, -u)), 2)
